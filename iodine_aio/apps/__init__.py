@@ -1,0 +1,1 @@
+"""Everything here is, or makes, a callable `app(env)`."""

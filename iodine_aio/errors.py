@@ -1,0 +1,42 @@
+"""What can go wrong, sorted by whose fault it is.
+
+Raised in `wire`, answered in `protocols`, logged once.
+"""
+
+from typing import Final
+
+
+class IodineError(Exception):
+    """Root of all that iodine_aio raises on purpose."""
+
+
+class ProtocolError(IodineError):
+    """The peer broke the protocol.
+
+    Attributes:
+        status: HTTP status that answers it, or None after an upgrade.
+        close_code: WebSocket close code, or None before one.
+    """
+
+    def __init__(
+        self, message: str, *, status: int | None = None, close_code: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status: Final = status
+        self.close_code: Final = close_code
+
+
+class ResponseError(IodineError):
+    """The app's response cannot be put on the wire; answered by 500 and logged."""
+
+
+class UsageError(IodineError):
+    """The caller broke this library's contract; fix the program."""
+
+
+class StartupError(IodineError):
+    """The server cannot begin to serve: a hook failed, or a resource is missing."""
+
+
+class LoadError(IodineError):
+    """The app that was named cannot be imported or called."""

@@ -1,0 +1,1 @@
+"""asyncio protocols: exactly one of these objects serves a connection."""

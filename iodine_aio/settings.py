@@ -1,0 +1,103 @@
+"""Every option once, with its unit, its default and what happens beyond it.
+
+The command line and the table of the README are derived from the fields here.
+"""
+
+from dataclasses import dataclass, field, fields
+from typing import Any, Final, Literal
+
+from iodine_aio.errors import UsageError
+
+KIB: Final = 1024
+MIB: Final = 1024 * 1024
+
+
+def _option(default: Any, unit: str, consequence: str) -> Any:
+    return field(default=default, metadata={"unit": unit, "consequence": consequence})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How a server behaves. A timeout of 0 is turned off.
+
+    Raises:
+        UsageError: a value is out of its range, or two contradict each other.
+    """
+
+    max_head_bytes: int = _option(
+        8 * KIB, "bytes", "a longer request head answers 431 (target: 414), a longer response head 500"
+    )
+    max_body_bytes: int = _option(50 * MIB, "bytes", "a longer request body answers 413")
+    spool_body_bytes: int = _option(
+        512 * KIB, "bytes", "a longer request body is kept in a temporary file"
+    )
+    max_message_bytes: int = _option(
+        256 * KIB, "bytes", "a longer WebSocket message closes with 1009"
+    )
+    max_message_fragments: int = _option(
+        65536, "frames", "a WebSocket message in more fragments closes with 1009"
+    )
+    soft_limit_bytes: int = _option(
+        1 * MIB, "bytes", "with more than this pending, `write` returns False (the data is queued)"
+    )
+    hard_limit_bytes: int = _option(
+        16 * MIB, "bytes", "with more than this pending, `write` does what `hard_limit_policy` says"
+    )
+    hard_limit_policy: Literal["close", "drop"] = _option(
+        "close",
+        "`close` or `drop`",
+        "past the hard limit: close the connection (WebSocket: 1008), or drop what was written",
+    )
+    keep_alive_timeout: float = _option(
+        40.0, "seconds", "an HTTP connection idle for longer is closed"
+    )
+    head_timeout: float = _option(
+        10.0, "seconds", "a request head not complete so long after its first byte answers 408"
+    )
+    body_timeout: float = _option(
+        10.0, "seconds", "a request body that stands still for so long answers 408"
+    )
+    send_timeout: float = _option(
+        40.0, "seconds", "a client that takes nothing of its response for so long is dropped"
+    )
+    half_close_timeout: float = _option(
+        10.0, "seconds", "an app is cancelled so long after its client stopped sending"
+    )
+    ping_interval: float = _option(
+        40.0, "seconds", "a silent WebSocket is pinged, and dropped after two pings without answer"
+    )
+    close_timeout: float = _option(
+        10.0, "seconds", "a closed connection whose peer does not take the rest is cut"
+    )
+    stop_timeout: float = _option(
+        10.0, "seconds", "a stop cuts what is not finished by then"
+    )
+    allowed_origins: tuple[str, ...] = _option(
+        (), "origins", "if any, a WebSocket handshake with another Origin answers 403"
+    )
+    threads: int = _option(16, "threads", "how many jobs of `run` the pool does at once")
+    workers: int = _option(1, "processes", "more than one is refused for now")
+    access_log: bool = _option(False, "yes or no", "one log line a request")
+    backlog: int = _option(2048, "connections", "how many may wait to be accepted")
+
+    def __post_init__(self) -> None:
+        for option in fields(self):
+            value = getattr(self, option.name)
+            if isinstance(value, (int, float)) and not isinstance(value, bool) and value < 0:
+                raise UsageError(f"{option.name} is {value}, must be 0 or more")
+        for name in ("max_head_bytes", "max_message_bytes", "max_message_fragments", "threads"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}, must be 1 or more")
+        if self.hard_limit_bytes < self.soft_limit_bytes:
+            raise UsageError(
+                f"hard_limit_bytes is {self.hard_limit_bytes}, below soft_limit_bytes,"
+                f" {self.soft_limit_bytes}"
+            )
+        if self.hard_limit_policy not in ("close", "drop"):
+            raise UsageError(
+                f"hard_limit_policy is {self.hard_limit_policy!r}, must be 'close' or 'drop'"
+            )
+        if isinstance(self.allowed_origins, str):
+            raise UsageError("allowed_origins is a str, must be a tuple of them")
+        if self.workers != 1:
+            raise UsageError(f"workers is {self.workers}, only 1 is available in this version")

@@ -1,0 +1,1 @@
+"""What goes over the wire, as bytes and values: no asyncio, no socket, no clock."""
