@@ -25,7 +25,9 @@ class Settings:
     """
 
     max_head_bytes: int = _option(
-        8 * KIB, "bytes", "a longer request head answers 431 (target: 414), a longer response head 500"
+        8 * KIB,
+        "bytes",
+        "a longer request head answers 431 (its target alone: 414), a response's 500",
     )
     max_body_bytes: int = _option(50 * MIB, "bytes", "a longer request body answers 413")
     spool_body_bytes: int = _option(
@@ -69,9 +71,7 @@ class Settings:
     close_timeout: float = _option(
         10.0, "seconds", "a closed connection whose peer does not take the rest is cut"
     )
-    stop_timeout: float = _option(
-        10.0, "seconds", "a stop cuts what is not finished by then"
-    )
+    stop_timeout: float = _option(10.0, "seconds", "a stop cuts what is not finished by then")
     allowed_origins: tuple[str, ...] = _option(
         (), "origins", "if any, a WebSocket handshake with another Origin answers 403"
     )

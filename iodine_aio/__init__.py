@@ -1,0 +1,63 @@
+"""HTTP, WebSocket and raw TCP behind one callable, inside your asyncio program or alone."""
+
+from iodine_aio.errors import (
+    IodineError,
+    LoadError,
+    ProtocolError,
+    ResponseError,
+    StartupError,
+    UsageError,
+)
+from iodine_aio.lifecycle import Timer, defer, on_state, run_after, run_every
+from iodine_aio.loop import Loop, new_event_loop
+from iodine_aio.protocols.handlers import Protocol, WebSocket
+from iodine_aio.server import Server, listen, serve
+from iodine_aio.settings import Settings
+from iodine_aio.supervisor import run
+from iodine_aio.wire.environ import Env
+
+__version__ = "0.1.0"
+
+# Settable, as Iodine's: what run() takes where its arguments say nothing.
+threads: int | None = None
+workers: int | None = None
+processes: int | None = None  # the other name of `workers`
+
+__all__ = [
+    "Env",
+    "EventLoopPolicy",
+    "IodineError",
+    "LoadError",
+    "Loop",
+    "Protocol",
+    "ProtocolError",
+    "ResponseError",
+    "Server",
+    "Settings",
+    "StartupError",
+    "Timer",
+    "UsageError",
+    "WebSocket",
+    "__version__",
+    "defer",
+    "install",
+    "listen",
+    "new_event_loop",
+    "on_state",
+    "processes",
+    "run",
+    "run_after",
+    "run_every",
+    "serve",
+    "threads",
+    "workers",
+]
+
+
+def __getattr__(name: str) -> object:
+    # Event-loop policies are deprecated: nothing touches them until somebody asks.
+    if name in ("EventLoopPolicy", "install"):
+        from iodine_aio import loop
+
+        return getattr(loop, name)
+    raise AttributeError(f"module 'iodine_aio' has no attribute {name!r}")

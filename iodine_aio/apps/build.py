@@ -1,0 +1,56 @@
+"""Any object that can be an app becomes one callable `app(env)`."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from iodine_aio.errors import UsageError
+from iodine_aio.wire.environ import Env
+
+App = Callable[[Env], Any]
+
+
+def build_app(app: Any) -> App:
+    """The callable that answers requests.
+
+    Args:
+        app: an object or class with `call(env)`, or anything that can be called with one
+            argument: a function, a coroutine function, an object.
+
+    Raises:
+        UsageError: it cannot be called so; the message says what it looks like.
+    """
+    call = getattr(app, "call", None)
+    if callable(call):
+        return _checked(call, f"{_name(app)}.call")
+    if isinstance(app, type):
+        raise UsageError(f"class {app.__name__} has no call(env): give it one, or give an instance")
+    if not callable(app):
+        raise UsageError(f"{_name(app)} is not callable: an app is called with env")
+    return _checked(app, _name(app))
+
+
+def _name(app: object) -> str:
+    return getattr(app, "__qualname__", None) or f"{type(app).__name__} object"
+
+
+def _checked(app: App, name: str) -> App:
+    try:
+        parameters = inspect.signature(app).parameters.values()
+    except (TypeError, ValueError):  # written in C: it has to show when it is called
+        return app
+    positional = [
+        parameter
+        for parameter in parameters
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    ]
+    required = sum(parameter.default is parameter.empty for parameter in positional)
+    if required == 1 or (required == 0 and positional):
+        return app
+    if required == 2:
+        raise UsageError(f"{name} takes two arguments, as a WSGI app does: not served yet")
+    if required == 3:
+        raise UsageError(f"{name} takes three arguments, as an ASGI app does: not served yet")
+    if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
+        raise UsageError(f"{name} takes *args: wrap it in a function of env")
+    raise UsageError(f"{name} takes {required} arguments, an app takes one: env")

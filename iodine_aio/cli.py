@@ -1,0 +1,166 @@
+"""The command line: flags become Settings (Iodine's names, and Python's long ones)."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, Final, NoReturn
+
+from iodine_aio.binds import Bind, parse_bind
+from iodine_aio.errors import LoadError, StartupError, UsageError
+from iodine_aio.loading import load_app
+from iodine_aio.logs import log_to_stderr
+from iodine_aio.loop import raise_descriptor_limit
+from iodine_aio.server import Server
+from iodine_aio.settings import KIB, MIB, Settings
+from iodine_aio.supervisor import run_process
+
+EXIT_USAGE: Final = 2
+EXIT_APP: Final = 3
+EXIT_BIND: Final = 4
+EXIT_STARTUP: Final = 5
+
+_DEFAULTS: Final = Settings()
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_USAGE, f"iodine_aio: {message} (-? shows all flags)\n")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of `python -m iodine_aio`."""
+    parser = _Parser(
+        prog="python -m iodine_aio",
+        description="Serves the app TARGET: module:app, file.py or file.py:app.",
+        add_help=False,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("target", metavar="TARGET", help="module:app, file.py or file.py:app")
+    add("-?", "-h", "--help", action="help", help="show this text")
+    add("-p", "--port", type=int, metavar="N", help="0: a free one (default: $PORT or 3000)")
+    add(
+        "-b",
+        "--bind",
+        action="append",
+        metavar="ADDRESS",
+        help="host, host:port, unix:/path?mode=660 or fd://3; may be repeated"
+        " (default: 127.0.0.1, with $PORT 0.0.0.0)",
+    )
+    add("-t", "--threads", type=int, metavar="N", help=_default("threads of the pool", "threads"))
+    add("-w", "--workers", type=int, metavar="N", help="processes, only 1 for now")
+    add("-v", "--access-log", action="store_true", help="one log line a request (default: none)")
+    add("-q", "--quiet", action="store_true", help="no banner (default: one line)")
+    add("-maxbd", "--max-body", type=int, metavar="MIB",
+        help=f"request body, MiB (default: {_DEFAULTS.max_body_bytes // MIB})")  # fmt: skip
+    add("-maxms", "--max-message", type=int, metavar="KB",
+        help=f"WebSocket message, KB (default: {_DEFAULTS.max_message_bytes // KIB})")  # fmt: skip
+    add("-maxhd", "--max-head", type=int, metavar="KB",
+        help=f"head, KB (default: {_DEFAULTS.max_head_bytes // KIB})")  # fmt: skip
+    add("-ping", "--ping", type=float, metavar="SECONDS",
+        help=_default("silence before a ping, seconds, 0: never", "ping_interval"))  # fmt: skip
+    add("-tout", "--timeout", type=float, metavar="SECONDS",
+        help=_default("an idle HTTP connection is closed, seconds, 0: never",
+                      "keep_alive_timeout"))  # fmt: skip
+    add("-www", "--public", metavar="DIR", help="not available yet")
+    add("--factory", action="store_true", help="TARGET is a function that makes the app")
+    add("--debug", action="store_true", help="show the traceback of an app that does not import")
+    return parser
+
+
+def _default(text: str, option: str) -> str:
+    return f"{text} (default: {getattr(_DEFAULTS, option):g})"
+
+
+def read_settings(arguments: argparse.Namespace) -> Settings:
+    """Settings of the flags that were given.
+
+    Raises:
+        UsageError: a value is out of its range, or asks for what is not there yet.
+    """
+    if arguments.public is not None:
+        raise UsageError("-www: static files are not available in this version")
+    options: dict[str, Any] = {"access_log": arguments.access_log}
+    for name, value, unit in (
+        ("threads", arguments.threads, 1),
+        ("workers", arguments.workers, 1),
+        ("max_body_bytes", arguments.max_body, MIB),
+        ("max_message_bytes", arguments.max_message, KIB),
+        ("max_head_bytes", arguments.max_head, KIB),
+        ("ping_interval", arguments.ping, 1),
+        ("keep_alive_timeout", arguments.timeout, 1),
+    ):
+        if value is not None:
+            options[name] = value * unit
+    return Settings(**options)
+
+
+def read_binds(arguments: argparse.Namespace) -> list[Bind]:
+    """Where to listen.
+
+    Raises:
+        UsageError: malformed, or a port given twice.
+    """
+    platform_port = os.environ.get("PORT", "")
+    port = arguments.port
+    if port is None:
+        if platform_port and not (platform_port.isascii() and platform_port.isdigit()):
+            raise UsageError(f"$PORT is {platform_port!r}, must be a number")
+        port = int(platform_port or 3000)
+    if not 0 <= port <= 65535:
+        raise UsageError(f"port {port}, must be 0 to 65535")
+    if not arguments.bind:
+        host = "0.0.0.0" if platform_port and arguments.port is None else "127.0.0.1"
+        return [Bind(host=host, port=port)]
+    binds = []
+    for text in arguments.bind:
+        bind = parse_bind(text, -1)
+        if bind.host is not None and bind.port == -1:
+            bind = Bind(host=bind.host, port=port)
+        elif arguments.port is not None:
+            raise UsageError(f"-b {text} beside -p: give the port once")
+        binds.append(bind)
+    return binds
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serves what the command line says; returns the exit code.
+
+    0 after a clean stop, 2 wrong usage, 3 the app cannot be imported, 4 an address cannot
+    be listened on, 5 the start failed.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    parser = make_parser()
+    if "-?" in words:
+        parser.print_help()
+        return 0
+    arguments = parser.parse_args(words)
+    try:
+        server = Server(None, read_binds(arguments), read_settings(arguments))
+    except UsageError as error:
+        return _say(error, EXIT_USAGE)
+    log_to_stderr(arguments.access_log)
+    raise_descriptor_limit()
+    # Before the app is imported: what is wrong with the address shows at once.
+    try:
+        server.open()
+    except OSError as error:
+        return _say(error.strerror or error, EXIT_BIND)
+    try:
+        server.set_app(load_app(arguments.target, arguments.factory))
+    except (LoadError, UsageError) as error:
+        server.close_sockets()
+        if arguments.debug and error.__cause__ is not None:
+            raise
+        return _say(error, EXIT_APP)
+    try:
+        run_process(server, banner=not arguments.quiet)
+    except StartupError as error:
+        return _say(error, EXIT_STARTUP)
+    return 0
+
+
+def _say(error: object, code: int) -> int:
+    print(f"iodine_aio: {error}", file=sys.stderr)
+    return code

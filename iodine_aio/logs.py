@@ -1,0 +1,69 @@
+"""What is written down: one line a request if asked, one entry a fault.
+
+Nothing here configures logging but `log_to_stderr`, for programs that are the
+server and nothing else.
+"""
+
+import logging
+import sys
+from typing import Final
+
+from iodine_aio.wire.environ import Env
+
+error_log: Final = logging.getLogger("iodine_aio.error")
+access_log: Final = logging.getLogger("iodine_aio.access")
+
+
+def log_to_stderr(access: bool) -> None:
+    """Sends the entries of both logs to stderr, unless the program has its own handlers."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    for logger, level in ((error_log, logging.INFO), (access_log, logging.INFO)):
+        if not logger.hasHandlers():
+            logger.addHandler(handler)
+            logger.propagate = False
+        if logger is error_log or access:
+            logger.setLevel(level)
+
+
+def printable(text: str) -> str:
+    """`text` with everything that a terminal or a log reader could take for a command escaped."""
+    return text if text.isascii() and text.isprintable() else ascii(text)[1:-1]
+
+
+class AccessLog:
+    """Collects lines as requests end, and writes them once a tick, off the hot path.
+
+    The line is Iodine's: ``127.0.0.1 - - [Mon, 23 Nov 2026 09:12:52 GMT] "GET / HTTP/1.1"
+    200 145b 1ms``, `-` where nobody counted. At most `max_lines` wait for a tick; more are
+    counted, not kept.
+    """
+
+    __slots__ = ("_dropped", "_lines", "_max_lines")
+
+    def __init__(self, max_lines: int = 100_000) -> None:
+        self._lines: list[str] = []
+        self._dropped = 0
+        self._max_lines = max_lines
+
+    def note(self, env: Env, date: str, status: int, size: int | None, seconds: float) -> None:
+        """Adds the line of one request."""
+        if len(self._lines) >= self._max_lines:
+            self._dropped += 1
+            return
+        target = printable(env["REQUEST_URI"].partition("?")[0])
+        length = "-" if size is None else f"{size}b"
+        self._lines.append(
+            f"{env['REMOTE_ADDR'] or '-'} - - [{date}]"
+            f' "{env["REQUEST_METHOD"]} {target} {env["SERVER_PROTOCOL"]}"'
+            f" {status} {length} {seconds * 1000:.0f}ms"
+        )
+
+    def flush(self) -> None:
+        """Hands what was collected to the `iodine_aio.access` logger."""
+        lines, self._lines = self._lines, []
+        for line in lines:
+            access_log.info("%s", line)
+        if self._dropped:
+            access_log.info("%d more requests were not logged", self._dropped)
+            self._dropped = 0

@@ -1,0 +1,77 @@
+"""Threads for what blocks, made as they are needed.
+
+The threads are daemons: a job that never ends cannot keep a stopped process alive.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final
+
+from iodine_aio.errors import UsageError
+from iodine_aio.logs import error_log
+
+
+class Pool:
+    """Runs functions in at most `size` threads, first come first served.
+
+    Args:
+        size: threads, 1 or more; each is made when a job finds no idle one.
+        name: prefix of the threads' names.
+    """
+
+    def __init__(self, size: int, name: str = "iodine") -> None:
+        self._size: Final = size
+        self._name: Final = name
+        self._jobs: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self._changed: Final = threading.Condition()
+        self._threads: list[threading.Thread] = []
+        self._idle = 0
+        self._closed = False
+
+    def submit(self, function: Callable[..., object], *args: Any) -> None:
+        """Runs `function(*args)` in a thread; what it raises is logged.
+
+        Raises:
+            UsageError: the pool was closed.
+        """
+        with self._changed:
+            if self._closed:
+                raise UsageError("the server has stopped: its pool takes no more jobs")
+            self._jobs.append((function, args))
+            if self._idle >= len(self._jobs):
+                self._changed.notify()
+            elif len(self._threads) < self._size:
+                thread = threading.Thread(
+                    target=self._work, name=f"{self._name}-{len(self._threads)}", daemon=True
+                )
+                self._threads.append(thread)
+                thread.start()
+
+    def close(self) -> None:
+        """Takes no more jobs; those that were taken are still done."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    @property
+    def finished(self) -> bool:
+        """True once the pool is closed and every job was done."""
+        with self._changed:
+            return self._closed and not self._jobs and self._idle == len(self._threads)
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._idle += 1
+                while not self._jobs:
+                    if self._closed:
+                        return
+                    self._changed.wait()
+                self._idle -= 1
+                function, args = self._jobs.popleft()
+            try:
+                function(*args)
+            except (Exception, SystemExit) as error:
+                error_log.error("a job in the pool raised: %r", function, exc_info=error)
+            del function, args  # an idle thread must not keep the last job's objects alive

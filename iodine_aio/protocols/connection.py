@@ -1,0 +1,573 @@
+"""A connection that a user's object serves: what WebSocket and raw TCP share.
+
+Callbacks of one connection never overlap: one that has to wait (`async def`) holds up
+those behind it, and, when too many wait, the reading. Nothing is called while the peer
+does not take what was written.
+"""
+
+import asyncio
+import inspect
+import itertools
+import weakref
+from collections import deque
+from collections.abc import Callable
+from threading import Lock, get_ident
+from typing import Any, ClassVar, Final, cast
+
+from iodine_aio.clock import NEVER
+from iodine_aio.errors import UsageError
+from iodine_aio.logs import error_log
+from iodine_aio.protocols.service import Service
+from iodine_aio.wire.environ import Env
+
+OPEN: Final = 0  # states of a connection
+CLOSING: Final = 1  # nothing is written any more; what was written goes out
+CLOSED: Final = 2
+
+FLUSH_BYTES: Final = 64 * 1024  # what is kept back at most, before it is written
+SLICE_BYTES: Final = 16 * 1024  # what is parsed between two looks at the bounds
+MAX_WAITING: Final = 16  # callbacks that may wait before reading pauses
+MAX_TURN: Final = 256  # messages of one connection before others get their turn
+
+_ids: Final = itertools.count(1)
+
+
+class Connection(asyncio.Protocol):
+    """What a handler writes to.
+
+    Attributes:
+        registry: the open connections of this kind, in this process.
+        handler: the user's object, until its `on_close` has returned.
+        env: the request that was upgraded, or None.
+        id: a number that no other connection of this process has.
+        timeout: seconds of silence before `expire` asks whether the peer is alive.
+        deadline: when `expire` is to be called.
+    """
+
+    __slots__ = (
+        "_drains",
+        "_eof",
+        "_kept",
+        "_listens",
+        "_muted",
+        "_output",
+        "_paused",
+        "_posted",
+        "_queue",
+        "_reading",
+        "_state",
+        "_task",
+        "_undrained",
+        "_unread",
+        "_unsent",
+        "_waiters",
+        "close_code",
+        "close_reason",
+        "deadline",
+        "env",
+        "handler",
+        "heard_at",
+        "id",
+        "service",
+        "timeout",
+        "transport",
+    )
+
+    registry: ClassVar[set["Connection"]]
+
+    def __init__(self, service: Service, handler: Any, env: Env | None, timeout: float) -> None:
+        self.service = service
+        self.handler = handler
+        self.env = env
+        self.id = next(_ids)
+        self.timeout = timeout
+        self.deadline = NEVER
+        self.heard_at = 0.0
+        self.transport: asyncio.Transport | None = None
+        self.close_code: int | None = None
+        self.close_reason = ""
+        self._state = OPEN
+        self._muted = False  # we have closed: what the peer still sends is not for the handler
+        self._eof = False
+        self._output: list[bytes] | None = None  # a list while writes are kept back
+        self._kept = 0
+        self._paused = False
+        self._reading = True
+        self._posted = 0
+        self._unsent = 0
+        self._queue: deque[tuple[Callable[..., Any], tuple[Any, ...]]] | None = None
+        self._task: asyncio.Task[Any] | None = None
+        self._unread = b""
+        self._undrained = False
+        self._waiters: list[asyncio.Future[None]] | None = None
+        self._listens = callable(getattr(handler, "on_message", None))
+        self._drains = _drained_callback(handler) is not None
+
+    # What a kind of connection defines for itself.
+
+    def encode(self, data: str | bytes) -> bytes:
+        """`data` as it goes on the wire."""
+        raise NotImplementedError
+
+    def receive(self, data: bytes) -> int:
+        """Takes bytes from the peer; returns how many messages they held."""
+        raise NotImplementedError
+
+    def begin_close(self, code: int, reason: str) -> None:
+        """Says goodbye; everything written before has been handed to the transport."""
+        raise NotImplementedError
+
+    def ask_for_life(self) -> None:
+        """The peer was silent for `timeout` seconds."""
+        raise NotImplementedError
+
+    # asyncio's side.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self.registry.add(self)
+        self.service.connections.add(self)
+        self.heard_at = self.service.clock.now
+        self.deadline = self.service.clock.deadline(self.timeout)
+        soft = self.service.settings.soft_limit_bytes
+        if self._drains:
+            # Told of every drain, not only of those from above asyncio's own mark.
+            self.transport.set_write_buffer_limits(high=0)
+        elif soft < FLUSH_BYTES:
+            self.transport.set_write_buffer_limits(high=soft)
+        if (on_open := getattr(self.handler, "on_open", None)) is not None:
+            self._output = []
+            self._call(on_open)
+            self._uncork()
+
+    def data_received(self, data: bytes) -> None:
+        self.heard_at = self.service.clock.now
+        if self._unread:
+            self._unread += data
+        else:
+            self._take(data)
+
+    def eof_received(self) -> bool:
+        # A peer that shut its sending side still gets its answers.
+        self._eof = self._task is not None or self._queue is not None or bool(self._unread)
+        return self._eof
+
+    def pause_writing(self) -> None:
+        assert self.transport is not None
+        self._paused = True
+        self._unsent = self.transport.get_write_buffer_size()
+        self.deadline = min(
+            self.deadline, self.service.clock.deadline(self.service.settings.send_timeout)
+        )
+        self._hold_reading()
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        if self._state == OPEN:
+            self.deadline = self.service.clock.deadline(self.timeout)
+        self._wake_waiters()
+        self._say_drained()
+        self._go_on()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._state = CLOSED
+        self.registry.discard(self)
+        self.service.connections.discard(self)
+        self.deadline = NEVER
+        self._paused = False
+        self._wake_waiters()
+        # Nothing that was accepted is lost, though its answers are.
+        self._output = []
+        while self._unread and not self._muted:
+            data, self._unread = self._unread[:SLICE_BYTES], self._unread[SLICE_BYTES:]
+            self.receive(data)
+        self._unread = b""
+        self._output = None
+        self._enqueue(self._say_closed)
+
+    # What the user's object does.
+
+    def write(self, data: str | bytes) -> bool:
+        """Sends `data`; see `WebSocket.write`."""
+        if get_ident() != self.service.thread_id:
+            return self._write_from_thread(data)
+        if self._state:
+            return False
+        frame = self.encode(data)
+        if not self._paused and not self._posted:
+            self._send(frame)
+            return True
+        pending = self.pending
+        if pending > self.service.settings.hard_limit_bytes:
+            self._refuse_write()
+            return False
+        self._unsent += len(frame)
+        self._send(frame)
+        return pending <= self.service.settings.soft_limit_bytes
+
+    async def send(self, data: str | bytes) -> bool:
+        """Writes, then drains."""
+        self.write(data)
+        return await self.drain()
+
+    async def drain(self) -> bool:
+        """Waits until the connection takes more; False if it is gone."""
+        self._flush()
+        if self._paused and self._state != CLOSED:
+            waiter = asyncio.get_running_loop().create_future()
+            if self._waiters is None:
+                self._waiters = []
+            self._waiters.append(waiter)
+            await waiter
+        return self._state == OPEN
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        """Closes when all that was written is sent."""
+        if get_ident() != self.service.thread_id:
+            self.service.post(self.close, code, reason)
+        elif self._state == OPEN:
+            self._flush()
+            assert self.transport is not None
+            self._state = CLOSING
+            self._muted = True
+            self._unsent = self.transport.get_write_buffer_size()
+            self.deadline = self.service.clock.deadline(self.service.settings.close_timeout)
+            self.begin_close(code, reason)
+            if not self._reading:
+                self.service.loop.call_soon(self._go_on)
+
+    def force_close(self) -> None:
+        """Closes at once."""
+        if get_ident() != self.service.thread_id:
+            self.service.post(self.force_close)
+        else:
+            self._muted = True
+            self.abort()
+
+    def defer(self, function: Callable[..., object], *args: Any) -> None:
+        """Calls `function(*args)` later, never during another callback."""
+        if get_ident() != self.service.thread_id:
+            self.service.post(self.defer, function, *args)
+        elif self._state != CLOSED:
+            if self._queue is None:
+                self._queue = deque()
+            self._queue.append((function, args))
+            self.service.loop.call_soon(self._go_on)
+
+    def run(self, function: Callable[..., object], *args: Any) -> None:
+        """Runs `function(*args)` aside."""
+        if get_ident() != self.service.thread_id:
+            self.service.post(self.service.run, function, args)
+        else:
+            self.service.run(function, args)
+
+    def set_timeout(self, seconds: float) -> None:
+        """Changes `timeout`, from now on."""
+        self.timeout = seconds
+        if self._state == OPEN and not self._paused:
+            self.deadline = self.service.clock.deadline(seconds)
+
+    @property
+    def pending(self) -> int:
+        """Bytes written and not sent yet, those of other threads and those kept back included."""
+        if self.transport is None or self._state == CLOSED:
+            return 0
+        return self.transport.get_write_buffer_size() + self._kept + self._posted
+
+    # What the server does.
+
+    def shut_down(self) -> None:
+        """Tells the handler that the server stops, then closes."""
+        if self._state == OPEN:
+            if (on_shutdown := getattr(self.handler, "on_shutdown", None)) is not None:
+                self._enqueue(on_shutdown)
+            self._enqueue(self.close, 1001, "")
+
+    def abort(self) -> None:
+        """Ends at once."""
+        if self._state != CLOSED:
+            self._state = CLOSED
+            if self.transport is not None:
+                self.transport.abort()
+
+    def expire(self, now: float) -> None:
+        """A deadline has passed: the peer is asked for a sign of life, or dropped."""
+        clock = self.service.clock
+        settings = self.service.settings
+        assert self.transport is not None
+        if self._paused or self._state == CLOSING:
+            unsent = self.transport.get_write_buffer_size()
+            if unsent >= self._unsent or not unsent:
+                error_log.debug("connection %d dropped: its peer takes nothing", self.id)
+                self.abort()
+                return
+            self._unsent = unsent
+            self.deadline = clock.deadline(
+                settings.send_timeout if self._state == OPEN else settings.close_timeout
+            )
+        elif not self._reading:
+            # While we do not read, no sign of life can be missed.
+            self.deadline = clock.deadline(self.timeout)
+        elif self.timeout and self.heard_at + self.timeout > now:
+            self.deadline = self.heard_at + self.timeout
+        else:
+            self.deadline = clock.deadline(self.timeout)
+            self.ask_for_life()
+
+    def fail(self, error: BaseException) -> None:
+        """A callback raised: this connection ends, nobody else's."""
+        error_log.error("a callback of %s raised", type(self.handler).__name__, exc_info=error)
+        self.close(1011, "")
+
+    # Writing.
+
+    def _send(self, frame: bytes) -> None:
+        self._undrained = True
+        output = self._output
+        if output is None:
+            assert self.transport is not None
+            self.transport.write(frame)
+            if self._drains:
+                self.service.loop.call_soon(self._say_drained)
+            return
+        output.append(frame)
+        self._kept += len(frame)
+        if self._kept > FLUSH_BYTES:
+            self._flush()
+
+    def _uncork(self) -> None:
+        self._flush()
+        self._output = None
+
+    def _flush(self) -> None:
+        if self._output and self._state != CLOSED:
+            assert self.transport is not None
+            self._kept = 0
+            output, self._output = self._output, []
+            self.transport.write(output[0] if len(output) == 1 else b"".join(output))
+            if self._drains:
+                self.service.loop.call_soon(self._say_drained)
+
+    def _write_from_thread(self, data: str | bytes) -> bool:
+        if self._state:
+            return False
+        settings = self.service.settings
+        pending = self.pending
+        if pending > settings.hard_limit_bytes:
+            self.service.post(self._refuse_write)
+            return False
+        frame = self.encode(data)
+        size = len(frame)
+        with _posting:
+            self._posted += size
+        return self.service.post(self._send_posted, frame, size) and (
+            pending <= settings.soft_limit_bytes
+        )
+
+    def _send_posted(self, frame: bytes, size: int) -> None:
+        with _posting:
+            self._posted -= size
+        if self._state == OPEN:
+            self._unsent += size
+            self._send(frame)
+
+    def _refuse_write(self) -> None:
+        if self.service.settings.hard_limit_policy == "close" and self._state == OPEN:
+            error_log.debug("connection %d closed: its peer reads too slowly", self.id)
+            self.close(1008, "reads too slowly")
+
+    # Callbacks, one at a time.
+
+    def _call(self, function: Callable[..., Any], *args: Any) -> None:
+        try:
+            result = function(*args)
+        except (Exception, SystemExit) as error:
+            self.fail(error)
+            return
+        if result is not None:
+            self._follow(result)
+
+    def _follow(self, result: object) -> None:
+        if not inspect.isawaitable(result):
+            return
+        task = self.service.start_task(result)
+        if task.done():
+            self._report(task)
+        else:
+            self._task = task
+            task.add_done_callback(self._callback_done)
+
+    def _callback_done(self, task: "asyncio.Task[Any]") -> None:
+        self._task = None
+        self._report(task)
+        self._go_on()
+
+    def _report(self, task: "asyncio.Task[Any]") -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.fail(error)
+
+    def _enqueue(self, function: Callable[..., Any], *args: Any) -> None:
+        if self._queue is None:
+            self._queue = deque()
+        self._queue.append((function, args))
+        if self._output is None:
+            self._go_on()
+        else:  # within a callback, perhaps
+            self.service.loop.call_soon(self._go_on)
+
+    def _wait_turn(self, payload: str | bytes) -> None:
+        if self._queue is None:
+            self._queue = deque()
+        self._queue.append((self._deliver, (payload,)))
+
+    def _deliver(self, payload: str | bytes) -> Any:
+        return None if self._muted else self.handler.on_message(payload)
+
+    @property
+    def _free(self) -> bool:
+        """True if a message may be handed over at once."""
+        return self._task is None and self._queue is None and not self._paused
+
+    @property
+    def _lags(self) -> bool:
+        """True if nothing more should be read for now."""
+        return not self._muted and (
+            self._paused or (self._queue is not None and len(self._queue) >= MAX_WAITING)
+        )
+
+    def _go_on(self) -> None:
+        """Calls what waits, then takes what was read, as far as nothing holds it up."""
+        if self._output is not None:
+            return  # whoever keeps writes back is busy with just this
+        self._output = []
+        queue = self._queue
+        turn = 0
+        while queue and self._task is None and (not self._paused or self._state):
+            if turn == MAX_TURN:
+                self.service.loop.call_soon(self._go_on)
+                break
+            turn += 1
+            function, args = queue.popleft()
+            self._call(function, *args)
+        if queue is not None and not queue:
+            self._queue = None
+        if self._unread and not self._lags:
+            data, self._unread = self._unread, b""
+            self._take(data)
+        self._uncork()
+        if self._state == CLOSED or self._unread or self._lags:
+            return
+        if not self._reading:
+            self._reading = True
+            assert self.transport is not None
+            if not self.transport.is_closing():
+                self.transport.resume_reading()
+        if self._eof and self._task is None and self._queue is None:
+            self.close()
+
+    def _take(self, data: bytes) -> None:
+        """Parses what was read, in slices, and hands it over while nothing lags."""
+        self._output = [] if self._output is None else self._output
+        if len(data) <= SLICE_BYTES:
+            self.receive(data)
+        else:
+            position = 0
+            turn = 0
+            while position < len(data):
+                if self._lags or turn > MAX_TURN:
+                    self._unread = data[position:]
+                    self._hold_reading()
+                    if not self._lags:
+                        self.service.loop.call_soon(self._go_on)
+                    break
+                turn += self.receive(data[position : position + SLICE_BYTES])
+                position += SLICE_BYTES
+        self._uncork()
+        if self._reading and self._lags:
+            self._hold_reading()
+
+    def _hold_reading(self) -> None:
+        if self._reading and self._state == OPEN and self.transport is not None:
+            self._reading = False
+            self.transport.pause_reading()
+
+    def _wake_waiters(self) -> None:
+        waiters, self._waiters = self._waiters, None
+        for waiter in waiters or ():
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _say_drained(self) -> None:
+        if self._drains and self._undrained and self._state == OPEN and not self.pending:
+            self._undrained = False
+            self._enqueue(cast(Callable[[], Any], _drained_callback(self.handler)))
+
+    def _say_closed(self) -> None:
+        # Last of all; the handler keeps the connection, the connection lets go of it.
+        handler, self.handler = self.handler, None
+        self.transport = None
+        on_close = getattr(handler, "on_close", None)
+        if on_close is None:
+            return
+        try:
+            takes_code = _takes_code(on_close)
+            result = on_close(self.close_code, self.close_reason) if takes_code else on_close()
+            if inspect.isawaitable(result):
+                self.service.run(_await, (result,))
+        except (Exception, SystemExit) as error:
+            error_log.error("on_close of %s raised", type(handler).__name__, exc_info=error)
+
+
+_posting: Final = Lock()
+
+open_websockets: Final[set[Connection]] = set()
+open_raw: Final[set[Connection]] = set()
+
+
+def each(
+    registry: set[Connection], function: Callable[[Any], object], but: Connection | None = None
+) -> None:
+    """Calls `function(handler)` for every open connection of `registry`, on a snapshot."""
+    for connection in tuple(registry):
+        handler = connection.handler
+        if connection is not but and handler is not None and connection._state == OPEN:
+            function(handler)
+
+
+def bytes_of(data: object) -> bytes:
+    """`data` as immutable bytes.
+
+    Raises:
+        UsageError: it is neither str nor bytes-like.
+    """
+    if isinstance(data, str):
+        return data.encode()
+    if isinstance(data, (bytes, bytearray, memoryview)):
+        return bytes(data)
+    raise UsageError(f"cannot write {type(data).__name__}, must be str or bytes")
+
+
+async def _await(result: Any) -> Any:
+    return await result
+
+
+def _drained_callback(handler: object) -> Callable[[], Any] | None:
+    on_drained = getattr(handler, "on_drained", None)
+    return on_drained if on_drained is not None else getattr(handler, "on_ready", None)
+
+
+_code_takers: Final[weakref.WeakKeyDictionary[Any, bool]] = weakref.WeakKeyDictionary()
+
+
+def _takes_code(on_close: Callable[..., Any]) -> bool:
+    """True if `on_close` wants (code, reason)."""
+    key = getattr(on_close, "__func__", on_close)
+    known = _code_takers.get(key)
+    if known is None:
+        try:
+            inspect.signature(on_close).bind(1000, "")
+            known = True
+        except (TypeError, ValueError):
+            known = False
+        _code_takers[key] = known
+    return known

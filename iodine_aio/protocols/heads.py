@@ -1,0 +1,87 @@
+"""A request head, once it is complete: the line by us, the fields by llhttp.
+
+The parser is made anew for every head (0.2 us): nothing of one request can leak
+into the next, and an idle connection keeps no parser.
+"""
+
+from typing import Final
+
+import httptools
+
+from iodine_aio.errors import ProtocolError
+from iodine_aio.wire.environ import Env, build_env
+from iodine_aio.wire.request_line import parse_request_line
+
+
+class _FieldCollector:
+    """What httptools calls back."""
+
+    __slots__ = ("complete", "fields")
+
+    def __init__(self) -> None:
+        self.fields: Final[list[tuple[bytes, bytes]]] = []
+        self.complete = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.fields.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        self.complete = True
+
+
+def parse_head(head: bytes, template: Env) -> Env:
+    """The env of a request head, given from its first byte to the empty line.
+
+    Raises:
+        ProtocolError: 400, 501 or 505.
+    """
+    method, target, version = parse_request_line(head[: head.index(b"\r\n")])
+    collector = _FieldCollector()
+    try:
+        httptools.HttpRequestParser(collector).feed_data(head)
+    except httptools.HttpParserUpgrade:
+        pass  # said of every request that offers an upgrade, before anybody decided
+    except httptools.HttpParserError as error:
+        raise ProtocolError(f"malformed head: {error}", status=400) from None
+    if not collector.complete:
+        raise ProtocolError("malformed head", status=400)
+    return build_env(template, method, target, version, collector.fields)
+
+
+def check_partial_head(data: bytes, max_head_bytes: int) -> None:
+    """Refuses what cannot become a request any more, though its end is not there.
+
+    The verdict depends on the bytes alone, never on how they were cut into reads.
+
+    Args:
+        data: a head without its end, or one that is longer than allowed.
+        max_head_bytes: more than this is refused.
+
+    Raises:
+        ProtocolError: 400, 414, 431, 501 or 505.
+    """
+    window = data[:max_head_bytes]
+    line_end = window.find(b"\r\n")
+    bare_lf = _find_bare_lf(window)
+    if (
+        window[0] <= 32
+        or window[0] >= 127
+        or 0 <= bare_lf < line_end
+        or (line_end < 0 and bare_lf >= 0)
+    ):
+        raise ProtocolError("not a request line", status=400)
+    if line_end >= 0:
+        parse_request_line(window[:line_end])
+    if bare_lf >= 0:
+        raise ProtocolError("bare LF in the head", status=400)
+    if len(data) > max_head_bytes:
+        if line_end < 0:
+            raise ProtocolError("request line too long", status=414)
+        raise ProtocolError(f"head longer than {max_head_bytes} bytes", status=431)
+
+
+def _find_bare_lf(data: bytes) -> int:
+    at = data.find(b"\n")
+    while at > 0 and data[at - 1] == 13:
+        at = data.find(b"\n", at + 1)
+    return at

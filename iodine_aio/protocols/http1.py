@@ -1,0 +1,422 @@
+"""HTTP/1.1: the requests of one connection, in order (RFC 9112).
+
+Bytes become requests one at a time: a head is cut out of the stream and parsed, its
+body read, the app called, its response kept back; then the next. So nothing behind a
+request is looked at before that request is answered, and one write answers a whole read.
+"""
+
+import asyncio
+import io
+import os
+import socket
+import tempfile
+from typing import IO, Any, Final, cast
+
+from iodine_aio.clock import NEVER
+from iodine_aio.errors import ProtocolError, UsageError
+from iodine_aio.protocols.answering import (
+    ANSWERING,
+    CLOSING,
+    GONE,
+    LEAVING,
+    LINGERING,
+    READING,
+    Answering,
+)
+from iodine_aio.protocols.connection import FLUSH_BYTES
+from iodine_aio.protocols.heads import check_partial_head, parse_head
+from iodine_aio.protocols.listening import is_full
+from iodine_aio.protocols.service import Service
+from iodine_aio.protocols.upgrade import offer_upgrade, switch_protocol
+from iodine_aio.wire.body import ChunkedReader, LengthReader
+from iodine_aio.wire.environ import Env
+from iodine_aio.wire.fields import list_members
+from iodine_aio.wire.handshake import offers_upgrade
+
+MAX_TURN: Final = 64  # requests of one connection before others get their turn
+SLICE_BYTES: Final = 64 * 1024  # of a body that are decoded before others get their turn
+MAX_EMPTY_LINES: Final = 8
+
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+_BUSY: Final = (
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain; charset=utf-8\r\n"
+    b"Content-Length: 12\r\nConnection: close\r\nRetry-After: 1\r\n\r\nServer Busy."
+)
+
+
+class HTTPProtocol(Answering):
+    """One HTTP connection: the request's half.
+
+    Args:
+        service: what it shares with the other connections.
+        template: the part of env that the listener's connections have in common.
+    """
+
+    __slots__ = (
+        "_body",
+        "_body_size",
+        "_empty_lines",
+        "_eof",
+        "_peer",
+        "_position",
+        "_reader",
+        "_reading",
+        "_template",
+        "_unread",
+    )
+
+    def __init__(self, service: Service, template: Env) -> None:
+        super().__init__(service)
+        self._template = template
+        self._peer = ("", "")
+        self._unread = b""  # what was read and is not part of an answered request yet
+        self._position = 0  # how much of it is, during a turn
+        self._reader: LengthReader | ChunkedReader | None = None
+        self._body: IO[bytes] | None = None
+        self._body_size = 0
+        self._empty_lines = 0
+        self._reading = True
+        self._eof = False
+
+    # asyncio's side.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        service = self.service
+        service.connections.add(self)
+        if is_full(service, transport):
+            # Not closed at once: its request, unread, would reset the connection.
+            self.put(_BUSY)
+            self.linger()
+            return
+        peer = transport.get_extra_info("peername")
+        if isinstance(peer, tuple):
+            self._peer = (peer[0], str(peer[1]))
+        self.deadline = service.clock.deadline(service.settings.keep_alive_timeout)
+
+    def data_received(self, data: bytes) -> None:
+        if self._state == READING and not self.paused:
+            self._turn(self._unread + data if self._unread else data)
+        elif self._state == LINGERING:
+            if self.service.descriptor_ceiling and is_full(self.service, self.transport):
+                self.transport.close()
+        elif self._state == ANSWERING or self._state == READING:
+            self._unread += data
+            if len(self._unread) > FLUSH_BYTES:
+                self._hold_reading()
+
+    def eof_received(self) -> bool:
+        # TCP cannot tell a client that only stopped sending from one that went away.
+        if self._state == ANSWERING or (self._state == READING and self._waits()):
+            self._eof = True
+            if self._state == ANSWERING and not self.paused:
+                self.deadline = self.service.clock.deadline(
+                    self.service.settings.half_close_timeout
+                )
+            return True
+        return False
+
+    def pause_writing(self) -> None:
+        self.paused = True
+        self._unsent = self.transport.get_write_buffer_size()
+        self.deadline = self.service.clock.deadline(self.service.settings.send_timeout)
+
+    def resume_writing(self) -> None:
+        self.paused = False
+        if self._sender is not None:
+            self.deadline = NEVER
+            self._sender.resume()
+        elif self._state == READING:
+            self.deadline = self.service.clock.deadline(self.service.settings.keep_alive_timeout)
+            self._go_on()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._state = GONE
+        self.deadline = NEVER
+        self.service.connections.discard(self)
+        task, self._task = self._task, None
+        sender, self._sender = self._sender, None
+        if sender is not None:
+            sender.abandon()
+        if task is not None:
+            task.cancel()
+        self._drop_body()
+        self._env = self._offer = self._successor = None
+        self._unread = b""
+        self._output.clear()
+
+    # The server's side.
+
+    def shut_down(self) -> None:
+        """Closes if nothing is in hand; else after the answer."""
+        if self._state == READING and not self._waits() and self._reader is None:
+            self.close()
+
+    def expire(self, now: float) -> None:
+        """A deadline has passed."""
+        settings = self.service.settings
+        if self.paused or self._state == CLOSING:
+            unsent = self.transport.get_write_buffer_size()
+            if unsent >= self._unsent:
+                self.abort()  # the client takes nothing
+            else:
+                self._unsent = unsent
+                self.deadline = self.service.clock.deadline(settings.send_timeout)
+        elif self._state != READING:
+            self.abort()
+        elif self._reader is not None:
+            self._drop_body()
+            self.refuse(ProtocolError("the body stood still", status=408))
+        elif self._unread:
+            self.refuse(ProtocolError("the head took too long", status=408))
+        else:
+            self.close()
+
+    # Reading requests.
+
+    def _turn(self, data: bytes) -> None:
+        """Takes what was read, request by request, and writes the answers at once."""
+        self._in_turn = True
+        self._unread = data
+        self._position = 0
+        size = len(data)
+        settings = self.service.settings
+        max_head_bytes = settings.max_head_bytes
+        handled = 0
+        try:
+            while self._position < size and self._state == READING and not self.paused:
+                if handled == MAX_TURN:
+                    self.service.loop.call_soon(self._go_on)
+                    break
+                handled += 1
+                position = self._position
+                if self._reader is not None:
+                    self._read_body(self._reader, data[position : position + SLICE_BYTES])
+                    continue
+                if data[position] <= 13 and not self._skip_empty_lines(data):
+                    break
+                position = self._position
+                end = data.find(b"\r\n\r\n", position) + 4
+                if end < 4 or end - position > max_head_bytes:
+                    if position < size:
+                        window = data[position : position + max_head_bytes + 1]
+                        check_partial_head(window, max_head_bytes)
+                    break
+                self._position = end
+                head = data if end == size and position == 0 else data[position:end]
+                self._empty_lines = 0
+                self._begin(parse_head(head, self._template))
+        except ProtocolError as error:
+            self._drop_body()
+            self._position = size
+            self.refuse(error)
+        self._in_turn = False
+        self._end_turn(data)
+
+    def _end_turn(self, data: bytes) -> None:
+        position = self._position
+        if self._state == LEAVING:
+            self.leave()
+            return
+        was_waiting = self._reader is None and position == 0 and len(self._unread) > 0
+        self._unread = data[position:] if position < len(data) else b""
+        self._position = 0
+        self.flush()
+        state = self._state
+        if state == CLOSING:
+            if self._unread:
+                self._unread = b""
+                self.linger()
+            else:
+                self.close()
+        elif state == READING and not self.paused:
+            self._set_deadline(was_waiting)
+            if self._eof and not self._waits():
+                self.close()
+            elif not self._reading and len(self._unread) <= FLUSH_BYTES:
+                self._resume_reading()
+
+    def _set_deadline(self, was_waiting: bool) -> None:
+        settings = self.service.settings
+        clock = self.service.clock
+        if self._reader is not None:
+            self.deadline = clock.deadline(settings.body_timeout)
+        elif not self._unread:
+            self.deadline = clock.deadline(settings.keep_alive_timeout)
+        elif not was_waiting:
+            # Counted from the head's first byte, not from its latest.
+            self.deadline = clock.deadline(settings.head_timeout)
+
+    def _go_on(self) -> None:
+        """Takes up what waited for an answer, for the client, or for its turn."""
+        if self._state == READING and not self.paused and not self._in_turn:
+            self._turn(self._unread)
+
+    def _waits(self) -> bool:
+        """True if something was read that may still become a request."""
+        return b"\r\n\r\n" in self._unread or (self._reader is not None and bool(self._unread))
+
+    def _skip_empty_lines(self, data: bytes) -> bool:
+        """Passes over empty lines; False if more of them may come.
+
+        "a server that is expecting to receive and parse a request-line SHOULD ignore at
+        least one empty line (CRLF) received prior to the request-line" - RFC 9112, 2.2
+        """
+        position = self._position
+        while data.startswith(b"\r\n", position):
+            position += 2
+            self._empty_lines += 1
+            if self._empty_lines > MAX_EMPTY_LINES:
+                raise ProtocolError("nothing but empty lines", status=400)
+        self._position = position
+        return position < len(data) and data[position:] != b"\r"
+
+    def _begin(self, env: Env) -> None:
+        """A head is complete: its body is read if it has one, or the app called."""
+        env["REMOTE_ADDR"], env["REMOTE_PORT"] = self._peer
+        http11 = env["SERVER_PROTOCOL"] == "HTTP/1.1"
+        connection = env.get("HTTP_CONNECTION")
+        if connection is None:
+            self._keep_alive = http11
+        else:
+            options = list_members(connection)
+            self._keep_alive = "close" not in options and (http11 or "keep-alive" in options)
+        env["rack.hijack"] = self._hijack
+        if "HTTP_UPGRADE" in env and offers_upgrade(env):
+            self._offer = offer_upgrade(env)
+        self._body_size = 0
+        if "CONTENT_LENGTH" in env or "HTTP_TRANSFER_ENCODING" in env or "HTTP_EXPECT" in env:
+            self._begin_body(env, http11)
+        if self._reader is None:
+            env["wsgi.input"] = env["rack.input"] = io.BytesIO()
+            self.call_app(env)
+        else:
+            self._env = env
+
+    def _begin_body(self, env: Env, http11: bool) -> None:
+        settings = self.service.settings
+        coding = env.pop("HTTP_TRANSFER_ENCODING", None)
+        if coding is not None:
+            # "A server or client that receives an HTTP/1.0 message containing a
+            # Transfer-Encoding header field MUST treat the message as if the framing is
+            # faulty" - RFC 9112, 6.1
+            if not http11:
+                raise ProtocolError("Transfer-Encoding in HTTP/1.0", status=400)
+            if coding.lower() != "chunked":
+                raise ProtocolError("transfer coding is not chunked", status=501)
+            self._reader = ChunkedReader(settings.max_body_bytes, settings.max_head_bytes)
+        elif "CONTENT_LENGTH" in env:
+            length = int(env["CONTENT_LENGTH"])
+            if length > settings.max_body_bytes:
+                raise ProtocolError(f"body longer than {settings.max_body_bytes} bytes", status=413)
+            if length:
+                self._reader = LengthReader(length)
+        expectation = env.get("HTTP_EXPECT")
+        if expectation is not None and http11:
+            if expectation.lower() != "100-continue":
+                raise ProtocolError("only 100-continue can be expected", status=417)
+            # "A server MAY omit sending a 100 (Continue) response if it has already
+            # received some or all of the content" - RFC 9110, 10.1.1
+            if self._reader is not None and self._position == len(self._unread):
+                self.put(_CONTINUE)
+
+    def _read_body(self, reader: LengthReader | ChunkedReader, data: bytes) -> None:
+        piece, used = reader.feed(data)
+        self._position += used
+        if piece:
+            if self._body is None:
+                self._body = tempfile.SpooledTemporaryFile(  # noqa: SIM115 - the app reads it
+                    self.service.settings.spool_body_bytes
+                )
+            self._body.write(piece)
+            self._body_size += len(piece)
+        if reader.done:
+            env, self._reader = self._env, None
+            assert env is not None
+            body, self._body = self._body, None
+            if body is None:
+                body = io.BytesIO()
+            else:
+                body.seek(0)
+            env["wsgi.input"] = env["rack.input"] = body
+            env["CONTENT_LENGTH"] = str(self._body_size)
+            self.call_app(env)
+
+    def _drop_body(self) -> None:
+        self._reader = None
+        body, self._body = self._body, None
+        if body is not None:
+            body.close()
+
+    def _hold_reading(self) -> None:
+        if self._reading:
+            self._reading = False
+            self.transport.pause_reading()
+
+    def _resume_reading(self) -> None:
+        self._reading = True
+        if not self._eof and not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    # After an answer.
+
+    def request_answered(self) -> None:
+        if self._in_turn:
+            return  # the turn goes on by itself
+        if self._state == LEAVING:
+            self.leave()
+        elif self._state == CLOSING:
+            self.flush()
+            if self._unread:
+                self._unread = b""
+                self.linger()
+            else:
+                self.close()
+        elif self._unread or self._eof:
+            self.service.loop.call_soon(self._go_on)
+        else:
+            self.deadline = self.service.clock.deadline(self.service.settings.keep_alive_timeout)
+
+    def leave(self) -> None:
+        """Makes way for the successor, with what was read behind the request."""
+        successor, self._successor = self._successor, None
+        leftover = self._unread[self._position :]
+        self.flush()
+        transport = self._detach()
+        assert successor is not None
+        if not self._reading:
+            transport.resume_reading()
+        switch_protocol(self.service, transport, successor, leftover, self.paused)
+
+    def _detach(self) -> asyncio.Transport:
+        self.service.connections.discard(self)
+        self.deadline = NEVER
+        self._state = GONE
+        self._env = None
+        self._unread = b""
+        return self.transport
+
+    def _hijack(self) -> socket.socket:
+        """`env["rack.hijack"]()`: the socket itself, ours no more (Rack, "Hijacking").
+
+        What was read already lies in `env["rack.hijack_leftover"]`.
+        """
+        env = self._env
+        if env is None:
+            raise UsageError("rack.hijack: the request was answered already")
+        hijacked: Any = env.get("rack.hijack_io")
+        if hijacked is not None:
+            return cast(socket.socket, hijacked)
+        self.transport.pause_reading()
+        sock = socket.socket(fileno=os.dup(self.transport.get_extra_info("socket").fileno()))
+        data = b"".join(self._output)
+        if data and (self.transport.get_write_buffer_size() or sock.send(data) < len(data)):
+            sock.close()
+            self.abort()
+            raise UsageError("rack.hijack: the client does not take the answers before this one")
+        self._output.clear()
+        env["rack.hijack_leftover"] = self._unread[self._position :]
+        env["rack.hijack_io"] = sock
+        # Closing our own descriptor leaves the connection to its copy.
+        self._detach().abort()
+        return sock

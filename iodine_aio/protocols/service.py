@@ -1,0 +1,138 @@
+"""What all connections of one server share."""
+
+import asyncio
+import inspect
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final, Protocol
+
+from iodine_aio.clock import Clock
+from iodine_aio.logs import AccessLog, error_log
+from iodine_aio.pool import Pool
+from iodine_aio.settings import Settings
+from iodine_aio.wire.environ import Env
+
+# A coroutine that never waits costs no turn of the loop where Python can start it at once.
+_EAGER: Final[dict[str, Any]] = {"eager_start": True} if sys.version_info >= (3, 12) else {}
+
+
+class Served(Protocol):
+    """A connection as its server sees it."""
+
+    deadline: float
+
+    def expire(self, now: float) -> None:
+        """Is called on every tick of the clock that finds `deadline` passed."""
+
+    def shut_down(self) -> None:
+        """Ends when what it is doing is done; the server stops."""
+
+    def abort(self) -> None:
+        """Ends at once."""
+
+
+class Service:
+    """Given to every connection: the app, the settings, the clock, the other connections.
+
+    Attributes:
+        app: `app(env)`, or None where only raw connections are served.
+        connections: all of them, of every protocol; a connection adds and removes itself.
+        template: the part of env that all requests have in common.
+        tasks: apps and handlers that are running.
+        stopping: no request is taken any more.
+        descriptor_ceiling: a connection whose descriptor is not below it is turned away.
+    """
+
+    def __init__(self, app: Callable[[Env], Any] | None, settings: Settings) -> None:
+        self.app = app
+        self.settings: Final = settings
+        self.connections: Final[set[Served]] = set()
+        self.clock: Final = Clock(self.connections, _tick_interval(settings))
+        self.pool: Final = Pool(settings.threads)
+        self.tasks: Final[set[asyncio.Task[Any]]] = set()
+        self.access_log: Final = AccessLog() if settings.access_log else None
+        self.template: Env = {}
+        self.stopping = False
+        self.descriptor_ceiling = sys.maxsize
+        self.loop: asyncio.AbstractEventLoop
+        self.thread_id = 0
+        self._mail: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
+        self._mail_lock: Final = threading.Lock()
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Is called in the thread of `loop`, before the first connection."""
+        self.loop = loop
+        self.thread_id = threading.get_ident()
+        self.clock.start(loop)
+
+    def start_task(self, awaitable: Awaitable[Any]) -> "asyncio.Task[Any]":
+        """A task that awaits `awaitable`; it may be done already."""
+        coroutine: Coroutine[Any, Any, Any] = (
+            awaitable if inspect.iscoroutine(awaitable) else _await(awaitable)
+        )
+        task: asyncio.Task[Any] = asyncio.Task(coroutine, loop=self.loop, **_EAGER)
+        if not task.done():
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
+        return task
+
+    def run(self, function: Callable[..., object], args: tuple[Any, ...]) -> None:
+        """Runs a plain function in the pool, a coroutine function as a task."""
+        if is_coroutine_function(function):
+            task = self.start_task(function(*args))  # type: ignore[arg-type]
+            task.add_done_callback(log_failure)
+        else:
+            self.pool.submit(function, *args)
+
+    def post(self, function: Callable[..., object], *args: Any) -> bool:
+        """Calls `function(*args)` in the loop's thread, soon; False if the loop has ended.
+
+        May be called from any thread. Many calls wake the loop once.
+        """
+        with self._mail_lock:
+            self._mail.append((function, args))
+            if len(self._mail) > 1:
+                return True
+        try:
+            self.loop.call_soon_threadsafe(self._read_mail)
+        except RuntimeError:  # the loop is closed
+            self._mail.clear()
+            return False
+        return True
+
+    def _read_mail(self) -> None:
+        with self._mail_lock:
+            mail, self._mail = self._mail, []
+        for function, args in mail:
+            function(*args)
+
+
+def is_coroutine_function(function: object) -> bool:
+    """True if calling `function` makes a coroutine, also where it is an object."""
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        getattr(function, "__call__", None)  # noqa: B004 - the method itself is asked for
+    )
+
+
+def log_failure(task: "asyncio.Task[Any]") -> None:
+    """Logs what a task raised, unless it was cancelled."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        error_log.error("a job raised: %r", task.get_coro(), exc_info=error)
+
+
+async def _await(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
+
+
+def _tick_interval(settings: Settings) -> float:
+    timeouts = (
+        settings.keep_alive_timeout,
+        settings.head_timeout,
+        settings.body_timeout,
+        settings.send_timeout,
+        settings.half_close_timeout,
+        settings.ping_interval,
+        settings.close_timeout,
+    )
+    return max(0.01, min([1.0, *(seconds / 4 for seconds in timeouts if seconds)]))

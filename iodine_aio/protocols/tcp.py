@@ -1,0 +1,44 @@
+"""A raw connection: chunks of bytes as they come, without HTTP or after it."""
+
+from typing import Any
+
+from iodine_aio.protocols.connection import Connection, bytes_of, open_raw
+from iodine_aio.protocols.service import Service
+from iodine_aio.wire.environ import Env
+
+
+class TCPProtocol(Connection):
+    """One raw connection; silence closes it only where a timeout was set."""
+
+    __slots__ = ()
+
+    registry = open_raw
+
+    def __init__(self, service: Service, handler: Any, env: Env | None, timeout: float = 0) -> None:
+        super().__init__(service, handler, env, timeout)
+
+    def encode(self, data: str | bytes) -> bytes:
+        return bytes_of(data)
+
+    def _take(self, data: bytes) -> None:
+        self._output = [] if self._output is None else self._output
+        self.receive(data)
+        self._uncork()
+        if self._reading and self._lags:
+            self._hold_reading()
+
+    def receive(self, data: bytes) -> int:
+        if self._listens and not self._muted:
+            if self._free:
+                self._call(self.handler.on_message, data)
+            else:
+                self._wait_turn(data)
+        return 1
+
+    def begin_close(self, code: int, reason: str) -> None:
+        assert self.transport is not None
+        self.transport.close()
+
+    def ask_for_life(self) -> None:
+        ping = getattr(self.handler, "ping", None)
+        self._enqueue(ping if ping is not None else self.close)

@@ -1,0 +1,193 @@
+"""Leaving HTTP: the offer in env, what the app made of it, the change of protocol.
+
+The app decides by setting a key of env (or, where a middleware gave it a copy of env,
+by `env["upgrade.accept"](obj)`). Its response then says how: a status of 300 to 599
+refuses, so that middleware can veto.
+"""
+
+import asyncio
+from typing import Any, Final
+
+from iodine_aio.protocols.connection import Connection
+from iodine_aio.protocols.handlers import adopt, make_handler
+from iodine_aio.protocols.service import Service
+from iodine_aio.protocols.tcp import TCPProtocol
+from iodine_aio.protocols.websocket import WebSocketProtocol
+from iodine_aio.wire.environ import Env
+from iodine_aio.wire.handshake import accept_key, refusal_status
+from iodine_aio.wire.response import ResponseHead, block_for_101
+
+WEBSOCKET: Final = "websocket"
+RAW: Final = "raw"
+
+Successor = Connection | asyncio.BaseProtocol
+
+# What would keep the HTTP protocol, or the handler itself, alive in a kept env.
+_NOT_KEPT: Final = (
+    "wsgi.input",
+    "rack.input",
+    "rack.hijack",
+    "upgrade.accept",
+    "upgrade.websocket",
+    "iodine.websocket",
+    "upgrade.tcp",
+    "iodine.upgrade",
+)
+
+
+class Offer:
+    """An upgrade that the client offered: what the app says of it, if not through env."""
+
+    __slots__ = ("_is_websocket", "chosen")
+
+    def __init__(self, is_websocket: bool) -> None:
+        self._is_websocket = is_websocket
+        self.chosen: tuple[str, Any] | None = None
+
+    def accept(self, handler: Any) -> None:
+        """Says the same as setting env's key: WebSocket on a handshake, else raw.
+
+        An asyncio protocol always gets the raw transport.
+        """
+        raw = isinstance(handler, asyncio.BaseProtocol) or (
+            isinstance(handler, type) and issubclass(handler, asyncio.BaseProtocol)
+        )
+        self.chosen = (WEBSOCKET if self._is_websocket and not raw else RAW, handler)
+
+
+def offer_upgrade(env: Env) -> Offer:
+    """Tells the app, through `env`, that it may take the connection over."""
+    is_websocket = refusal_status(env) is None
+    offer = Offer(is_websocket)
+    env["upgrade.tcp?"] = True
+    env["upgrade.websocket?"] = is_websocket
+    env["upgrade.accept"] = offer.accept
+    return offer
+
+
+def find_choice(env: Env, offer: Offer | None) -> tuple[str, Any] | None:
+    """Kind and handler that the app chose; None, nearly always, if it answers by HTTP."""
+    for key, kind in (
+        ("upgrade.websocket", WEBSOCKET),
+        ("iodine.websocket", WEBSOCKET),
+        ("upgrade.tcp", RAW),
+        ("iodine.upgrade", RAW),
+    ):
+        handler = env.get(key)
+        if handler is not None:
+            return kind, handler
+    return None if offer is None else offer.chosen
+
+
+def accepts(status: int) -> bool:
+    """True if an app that chose an upgrade and returned `status` means yes."""
+    return not 300 <= status <= 599
+
+
+def refuse_websocket(service: Service, env: Env) -> int | None:
+    """The status that answers an upgrade to WebSocket which cannot be; None if it can."""
+    origins = service.settings.allowed_origins
+    # A browser always says where its page came from; what says nothing is none.
+    if origins and env.get("HTTP_ORIGIN", origins[0]) not in origins:
+        return 403
+    return refusal_status(env)
+
+
+def make_successor(service: Service, kind: str, handler: Any, env: Env) -> Successor:
+    """The protocol that takes over, with the user's object adopted.
+
+    Raises:
+        UsageError: the object cannot be adopted.
+        Exception: whatever the handler's constructor raised.
+    """
+    handler = make_handler(handler, env)
+    for key in _NOT_KEPT:
+        env.pop(key, None)
+    if kind == RAW and isinstance(handler, asyncio.BaseProtocol):
+        return handler
+    connection = (
+        WebSocketProtocol(service, handler, env)
+        if kind == WEBSOCKET
+        else TCPProtocol(service, handler, env)
+    )
+    adopt(handler, connection)
+    return connection
+
+
+def encode_101(head: ResponseHead, env: Env, kind: str, date_line: str) -> str:
+    """The head that says yes, with the app's own fields (RFC 6455, 4.2.2; RFC 9110, 15.2.2)."""
+    if kind == WEBSOCKET:
+        protocol = "websocket"
+        proof = f"Sec-WebSocket-Accept: {accept_key(env['HTTP_SEC_WEBSOCKET_KEY'])}\r\n"
+    else:
+        protocol = env["HTTP_UPGRADE"].partition(",")[0].strip(" \t")
+        proof = ""
+    date = "" if head.dated else date_line
+    return (
+        "HTTP/1.1 101 Switching Protocols\r\n"
+        f"Upgrade: {protocol}\r\nConnection: Upgrade\r\n{proof}"
+        f"{date}{block_for_101(head.block)}\r\n"
+    )
+
+
+class TakenOver:
+    """An asyncio protocol that a user put on the transport itself: watched, not served.
+
+    The clock looks whether its transport is closing, to count it out.
+    """
+
+    __slots__ = ("deadline", "service", "transport")
+
+    def __init__(self, service: Service, transport: asyncio.Transport) -> None:
+        self.service = service
+        self.transport = transport
+        self.deadline = 0.0
+
+    def expire(self, now: float) -> None:
+        """Counts the connection out if it has ended."""
+        if self.transport.is_closing():
+            self.service.connections.discard(self)
+
+    def shut_down(self) -> None:
+        """Closes the transport; its protocol hears of it."""
+        self.transport.close()
+
+    def abort(self) -> None:
+        """Ends at once."""
+        self.transport.abort()
+
+
+def switch_protocol(
+    service: Service,
+    transport: asyncio.Transport,
+    successor: Successor,
+    leftover: bytes = b"",
+    paused: bool = False,
+) -> None:
+    """Puts `successor` on the transport, with what was read but not meant for HTTP.
+
+    Args:
+        leftover: is received first of all.
+        paused: the transport has asked for nothing to be written for now.
+    """
+    if not isinstance(successor, Connection):
+        service.connections.add(TakenOver(service, transport))
+    transport.set_protocol(successor)
+    successor.connection_made(transport)
+    if paused:
+        successor.pause_writing()
+    if leftover:
+        if isinstance(successor, asyncio.BufferedProtocol):
+            _fill_buffer(successor, leftover)
+        else:
+            successor.data_received(leftover)  # type: ignore[attr-defined]
+
+
+def _fill_buffer(protocol: asyncio.BufferedProtocol, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        buffer = memoryview(protocol.get_buffer(len(view))).cast("B")
+        count = min(len(buffer), len(view))
+        buffer[:count] = view[:count]
+        protocol.buffer_updated(count)
+        view = view[count:]

@@ -1,0 +1,117 @@
+"""A WebSocket: messages, pings, the closing handshake (RFC 6455, sections 5 to 7)."""
+
+from typing import Any, Final
+
+from iodine_aio.protocols.connection import (
+    CLOSED,
+    CLOSING,
+    OPEN,
+    Connection,
+    bytes_of,
+    open_websockets,
+)
+from iodine_aio.protocols.service import Service
+from iodine_aio.wire.environ import Env
+from iodine_aio.wire.frames import (
+    BINARY,
+    CLOSE,
+    PING,
+    PONG,
+    TEXT,
+    encode_close,
+    encode_frame,
+)
+from iodine_aio.wire.messages import MessageReader
+
+_PING_FRAME: Final = encode_frame(PING, b"")
+_MAX_UNANSWERED_PINGS: Final = 2
+
+
+class WebSocketProtocol(Connection):
+    """One WebSocket, from behind its 101 on."""
+
+    __slots__ = ("_pings", "_reader")
+
+    registry = open_websockets
+
+    def __init__(self, service: Service, handler: Any, env: Env | None) -> None:
+        settings = service.settings
+        super().__init__(service, handler, env, settings.ping_interval)
+        self.close_code = 1006  # what on_close hears of a peer that says nothing
+        self._pings = 0
+        self._reader = MessageReader(settings.max_message_bytes, settings.max_message_fragments)
+
+    def encode(self, data: str | bytes) -> bytes:
+        if type(data) is str:
+            return encode_frame(TEXT, data.encode())
+        return encode_frame(TEXT if isinstance(data, str) else BINARY, bytes_of(data))
+
+    def receive(self, data: bytes) -> int:
+        reader = self._reader
+        events = reader.feed(data)
+        for opcode, payload in events:
+            if opcode <= BINARY:
+                if self._muted or not self._listens:
+                    continue
+                if self._task is None and self._queue is None and not self._paused:
+                    try:
+                        result = self.handler.on_message(payload)
+                    except (Exception, SystemExit) as error:
+                        self.fail(error)
+                        continue
+                    if result is not None:
+                        self._follow(result)
+                else:
+                    self._wait_turn(payload)
+            elif opcode == PING:
+                # A peer that takes nothing gets no pongs: they would pile up.
+                if self._state == OPEN and not self._paused:
+                    self._send(encode_frame(PONG, payload))
+            elif opcode == CLOSE:
+                self._answer_close(*payload)
+        if reader.failure is not None and self._state != CLOSED and self.close_code == 1006:
+            code = reader.failure.close_code
+            assert code is not None
+            self.close(code, str(reader.failure))
+        return len(events)
+
+    def begin_close(self, code: int, reason: str) -> None:
+        assert self.transport is not None
+        self.transport.write(encode_close(code, reason))
+        if code not in (1000, 1001):
+            self.close_code, self.close_reason = code, reason
+        if self._reader.failure is not None:
+            # Its stream cannot be read any more: our goodbye is all there will be.
+            # Reading goes on, since bytes that nobody read would reset the connection
+            # before the peer has our close frame.
+            self.transport.write_eof()
+
+    def eof_received(self) -> bool:
+        return False  # without a close frame before it, nobody is there to be answered
+
+    def ask_for_life(self) -> None:
+        if self._pings >= _MAX_UNANSWERED_PINGS:
+            self.abort()
+        else:
+            self._pings += 1
+            self._send(_PING_FRAME)
+
+    def expire(self, now: float) -> None:
+        if self.heard_at + self.timeout > now:
+            self._pings = 0
+        super().expire(now)
+
+    def _answer_close(self, code: int, reason: str) -> None:
+        assert self.transport is not None
+        if self.close_code == 1006:
+            self.close_code, self.close_reason = code, reason
+        if self._state == OPEN:
+            self._flush()
+            self._state = CLOSING
+            self._unsent = self.transport.get_write_buffer_size()
+            self.deadline = self.service.clock.deadline(self.service.settings.close_timeout)
+            # "it typically echos the status code it received" - RFC 6455, 5.5.1
+            self.transport.write(encode_close(None if code == 1005 else code))
+        # "the server MUST close the underlying TCP connection immediately" - 7.1.1
+        if self._state != CLOSED:
+            self.transport.close()

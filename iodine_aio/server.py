@@ -1,0 +1,460 @@
+"""A server: its listening sockets, its connections, and the end of both."""
+
+import asyncio
+import socket
+import sys
+from collections.abc import Callable, Generator, Sequence
+from types import TracebackType
+from typing import Any, Final, Self
+
+import uvloop
+
+from iodine_aio import lifecycle
+from iodine_aio.apps.build import build_app
+from iodine_aio.binds import Bind, open_socket, parse_bind, remove_unix_socket, socket_url
+from iodine_aio.errors import StartupError, UsageError
+from iodine_aio.logs import error_log
+from iodine_aio.loop import descriptor_limit
+from iodine_aio.protocols.http1 import HTTPProtocol
+from iodine_aio.protocols.listening import RawAcceptor, check_raw_handler
+from iodine_aio.protocols.service import Served, Service
+from iodine_aio.settings import Settings
+from iodine_aio.wire.environ import Env
+
+RESERVED_DESCRIPTORS: Final = 64
+_LOOK_SECONDS: Final = 0.01  # how often a stop looks whether all connections have ended
+_ABORT_SECONDS: Final = 1.0  # what aborted connections get to say so to their handlers
+# How many connections plain asyncio accepts at once: with more, a burst takes the whole
+# reserve before the first of them is counted.
+_ASYNCIO_BURST: Final = 16
+
+_prepared: Final[list["Server"]] = []  # of listen(), before anything runs
+
+
+class Server:
+    """Serves on one loop, from `start` to `stop`.
+
+    Await it to wait until it has stopped; `async with` it to stop it at the block's end.
+
+    Attributes:
+        settings: how it behaves.
+    """
+
+    def __init__(self, app: Any, binds: Sequence[Bind], settings: Settings) -> None:
+        self.settings: Final = settings
+        self._service: Final = Service(None, settings)
+        self._binds: Final = list(binds)
+        self._make_protocol: Callable[[Env], asyncio.BaseProtocol] = self._make_http
+        self._takes_prepared = True  # what listen() was told before there was a loop
+        self._sockets: list[socket.socket] = []
+        self._listeners: list[asyncio.AbstractServer] = []
+        self._companions: list[Server] = []
+        self._urls: list[str] = []
+        self._ports: list[int] = []
+        self._starting: asyncio.Task[None] | None = None
+        self._ending: asyncio.Task[None] | None = None
+        self._stopped: asyncio.Future[None] | None = None
+        if app is not None:
+            self.set_app(app)
+
+    # Looking at it.
+
+    @property
+    def url(self) -> str:
+        """Where it listens, as in ``http://127.0.0.1:3000``; of several binds the first."""
+        urls = self.urls
+        if not urls:
+            raise UsageError("this server has not been bound yet: it has no url")
+        return urls[0]
+
+    @property
+    def urls(self) -> list[str]:
+        """Where it listens, one for each bind and each `listen()`."""
+        return self._urls + [url for server in self._companions for url in server.urls]
+
+    @property
+    def port(self) -> int:
+        """The TCP port of the first bind; 0 for a unix socket."""
+        ports = self._ports + [server.port for server in self._companions]
+        if not ports:
+            raise UsageError("this server has not been bound yet: it has no port")
+        return ports[0]
+
+    @property
+    def connections(self) -> set[Served]:
+        """The open connections, of every protocol."""
+        return self._service.connections.union(*(c.connections for c in self._companions))
+
+    @property
+    def running(self) -> bool:
+        """True from its start until a stop begins."""
+        return self._starting is not None and not self._service.stopping
+
+    # Beginning.
+
+    def set_app(self, app: Any) -> None:
+        """Says what answers requests, before the start.
+
+        Raises:
+            UsageError: `app` is no app.
+        """
+        self._service.app = build_app(app)
+
+    def set_raw_handler(self, handler: Any, timeout: float, busy_message: bytes) -> None:
+        """Serves raw connections instead of HTTP."""
+        check_raw_handler(handler)
+        self._takes_prepared = False
+        self._make_protocol = lambda _: RawAcceptor(self._service, handler, timeout, busy_message)
+
+    def open(self) -> None:
+        """Opens the listening sockets: from now on clients may connect, and wait.
+
+        Raises:
+            OSError: an address cannot be listened on; nothing stays open.
+        """
+        if self._takes_prepared:
+            self._companions += _prepared
+            _prepared.clear()
+        try:
+            for bind in self._binds:
+                sock = open_socket(bind, self.settings.backlog)
+                self._sockets.append(sock)
+                self._urls.append(socket_url(sock))
+                name = sock.getsockname()
+                self._ports.append(name[1] if isinstance(name, tuple) else 0)
+            for server in self._companions:
+                server.open()
+        except BaseException:
+            self.close_sockets()
+            raise
+
+    def close_sockets(self) -> None:
+        """Listens no more."""
+        for listener in self._listeners:
+            listener.close()
+        for sock in self._sockets:
+            remove_unix_socket(sock)
+            sock.close()
+        self._sockets.clear()
+        for server in self._companions:
+            server.close_sockets()
+
+    def start(self) -> None:
+        """Begins to accept connections on the running loop."""
+        loop = asyncio.get_running_loop()
+        self._stopped = loop.create_future()
+        self._starting = loop.create_task(self._start(loop))
+
+    async def started(self) -> Self:
+        """Waits until connections are accepted.
+
+        Raises:
+            StartupError: a hook raised.
+        """
+        if self._starting is None:
+            raise UsageError("this server was not started")
+        await asyncio.shield(self._starting)
+        return self
+
+    async def _start(self, loop: asyncio.AbstractEventLoop) -> None:
+        service = self._service
+        limit = descriptor_limit()
+        service.descriptor_ceiling = limit - min(RESERVED_DESCRIPTORS, limit // 4)
+        service.start(loop)
+        lifecycle.enter_loop(loop)
+        try:
+            if self._takes_prepared:
+                await _enter("pre_start")
+            for sock in self._sockets:
+                self._listeners.append(await self._listen(loop, sock))
+            for server in self._companions:
+                server.start()
+                await server.started()
+            if self._takes_prepared:
+                await _enter("on_start")
+        except BaseException:
+            self._begin_stop(0)
+            raise
+
+    async def _listen(
+        self, loop: asyncio.AbstractEventLoop, sock: socket.socket
+    ) -> asyncio.AbstractServer:
+        template = make_template(sock)
+        make_protocol = self._make_protocol
+
+        def factory() -> asyncio.BaseProtocol:
+            return make_protocol(template)
+
+        backlog = self.settings.backlog
+        burst = backlog if isinstance(loop, uvloop.Loop) else _ASYNCIO_BURST
+        if sock.family == getattr(socket, "AF_UNIX", None):
+            listener = await loop.create_unix_server(factory, sock=sock, backlog=burst)
+        else:
+            listener = await loop.create_server(factory, sock=sock, backlog=burst)
+        if burst != backlog:
+            sock.listen(backlog)
+        return listener
+
+    def _make_http(self, template: Env) -> asyncio.BaseProtocol:
+        return HTTPProtocol(self._service, template)
+
+    # Ending.
+
+    async def stop(self, timeout: float | None = None) -> None:
+        """Stops gracefully, and returns when everything has ended.
+
+        Nothing is accepted any more; idle connections are closed, requests in flight
+        answered; upgraded connections are told `on_shutdown` and closed (WebSockets
+        with 1001).
+
+        Args:
+            timeout: seconds until what has not ended is cut; None: `stop_timeout`.
+        """
+        if self._stopped is None:
+            self.close_sockets()
+            return
+        self._begin_stop(timeout)
+        try:
+            await asyncio.shield(self._stopped)
+        except asyncio.CancelledError:
+            self.abort()
+            raise
+
+    def stop_soon(self, timeout: float | None = None) -> None:
+        """Begins to stop; may be called from any thread and from a signal handler."""
+        if self._stopped is None:
+            raise UsageError("this server was not started")
+        loop = self._stopped.get_loop()
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(self._begin_stop, timeout)
+
+    def abort(self) -> None:
+        """Cuts every connection, and every app and handler that is running."""
+        self._service.stopping = True
+        for connection in tuple(self._service.connections):
+            connection.abort()
+        for task in tuple(self._service.tasks):
+            task.cancel()
+        for server in self._companions:
+            server.abort()
+
+    def _begin_stop(self, timeout: float | None) -> None:
+        if self._ending is None and self._stopped is not None:
+            seconds = self.settings.stop_timeout if timeout is None else timeout
+            self._ending = self._stopped.get_loop().create_task(self._stop(seconds))
+
+    async def _stop(self, seconds: float) -> None:
+        service = self._service
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        try:
+            if self._takes_prepared:
+                await lifecycle.enter_state("start_shutdown")
+            service.stopping = True
+            self.close_sockets()
+            for connection in tuple(service.connections):
+                connection.shut_down()
+            await asyncio.gather(*(server.stop(seconds) for server in self._companions))
+            while (service.connections or service.tasks) and loop.time() < deadline:
+                await asyncio.sleep(_LOOK_SECONDS)
+            if service.connections or service.tasks:
+                error_log.warning(
+                    "%d connections and %d tasks were cut: they had not ended after %g seconds",
+                    len(service.connections),
+                    len(service.tasks),
+                    seconds,
+                )
+                self.abort()
+                deadline = loop.time() + _ABORT_SECONDS
+                while (service.connections or service.tasks) and loop.time() < deadline:
+                    await asyncio.sleep(_LOOK_SECONDS)
+            service.pool.close()
+            while not service.pool.finished and loop.time() < deadline:
+                await asyncio.sleep(_LOOK_SECONDS)
+        finally:
+            service.clock.stop()
+            if service.access_log is not None:
+                service.access_log.flush()
+            if self._takes_prepared:
+                await lifecycle.enter_state("on_finish")
+            lifecycle.leave_loop(loop)
+            assert self._stopped is not None
+            if not self._stopped.done():
+                self._stopped.set_result(None)
+
+    # Awaiting.
+
+    async def _serve(self) -> None:
+        try:
+            await self.started()
+            assert self._stopped is not None
+            await asyncio.shield(self._stopped)
+        except asyncio.CancelledError:
+            await self.stop()
+            raise
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return self._serve().__await__()
+
+    async def __aenter__(self) -> Self:
+        return await self.started()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.stop()
+
+    def __repr__(self) -> str:
+        where = ", ".join(self._urls) or "unbound"
+        return f"<Server {where}, {len(self._service.connections)} connections>"
+
+
+async def _enter(state: str) -> None:
+    try:
+        await lifecycle.enter_state(state)
+    except Exception as error:
+        raise StartupError(f"a hook of {state} raised {type(error).__name__}: {error}") from error
+
+
+def make_template(sock: socket.socket) -> Env:
+    """The part of env that all requests of one listener have in common (PEP 3333, Rack)."""
+    name = sock.getsockname()
+    host, port = (name[0], str(name[1])) if isinstance(name, tuple) else ("localhost", "80")
+    env: Env = {
+        "SCRIPT_NAME": "",
+        "SERVER_NAME": host,
+        "SERVER_PORT": port,
+        "SERVER_SOFTWARE": "iodine_aio",
+        "rack.hijack?": True,
+        "rack.version": (1, 3),
+        "upgrade.tcp?": False,
+        "upgrade.websocket?": False,
+        "wsgi.input_terminated": True,
+        "wsgi.version": (1, 0),
+    }
+    for key, value in (
+        ("errors", sys.stderr),
+        ("multiprocess", False),
+        ("multithread", False),
+        ("run_once", False),
+        ("url_scheme", "http"),
+    ):
+        env[f"wsgi.{key}"] = env[f"rack.{key}"] = value
+    return env
+
+
+def make_server(
+    app: Any,
+    host: str | None = None,
+    port: int | None = None,
+    bind: str | Sequence[str] | None = None,
+    **options: Any,
+) -> Server:
+    """A server that is neither bound nor started.
+
+    Args:
+        app: see `build_app`; None serves only what `listen` has prepared.
+        host, port: where to listen, 127.0.0.1:3000 unless said; port 0 is a free one.
+        bind: or one or several of ``host:port``, ``unix:/path?mode=660``, ``fd://3``.
+        options: fields of Settings.
+
+    Raises:
+        UsageError: an argument is unknown or contradicts another.
+    """
+    settings = make_settings(**options)
+    if bind is not None and (host is not None or port is not None):
+        raise UsageError("give either bind, or host and port")
+    if app is None and bind is None and host is None and port is None:
+        if not _prepared:
+            raise UsageError("nothing to serve: give an app, or listen() before")
+        return Server(None, [], settings)
+    if app is None:
+        raise UsageError("an address, but no app to serve there")
+    default_port = 3000 if port is None else port
+    if bind is None:
+        binds = [Bind(host=host if host is not None else "127.0.0.1", port=default_port)]
+    else:
+        texts = [bind] if isinstance(bind, str) else bind
+        binds = [parse_bind(text, default_port) for text in texts]
+    return Server(app, binds, settings)
+
+
+def make_settings(**options: Any) -> Settings:
+    """Settings of keyword arguments; an unknown one is a UsageError that lists them."""
+    try:
+        return Settings(**options)
+    except TypeError:
+        names = ", ".join(Settings.__dataclass_fields__)
+        unknown = ", ".join(sorted(set(options) - set(Settings.__dataclass_fields__)))
+        raise UsageError(f"no option {unknown}, there are: host, port, bind, {names}") from None
+
+
+def serve(
+    app: Any,
+    *,
+    host: str | None = None,
+    port: int | None = None,
+    bind: str | Sequence[str] | None = None,
+    **options: Any,
+) -> Server:
+    """Serves `app` on the running loop; see `run`, which this is the async-only spelling of.
+
+    Raises:
+        UsageError: no loop is running, or an argument is wrong.
+        OSError: the address cannot be listened on.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        raise UsageError(
+            "serve() needs a running event loop; outside one use iodine_aio.run(app)"
+        ) from None
+    server = make_server(app, host, port, bind, **options)
+    server.open()
+    server.start()
+    return server
+
+
+def listen(
+    port: int | str,
+    handler: Any,
+    *,
+    host: str = "127.0.0.1",
+    timeout: float = 0,
+    busy_message: str | bytes = b"",
+    **options: Any,
+) -> Server:
+    """Serves raw TCP connections: each gets a handler of its own, without HTTP.
+
+    Called in a running loop it listens at once. Else it waits for the next `run()`.
+
+    Args:
+        port: a TCP port on `host`, or a bind such as ``unix:/tmp/echo.sock``.
+        handler: a class (an asyncio protocol too), or a function that makes a handler.
+        timeout: seconds of silence before the handler's `ping` is called (without one the
+            connection is closed); 0: never.
+        busy_message: is sent to a connection that there is no room for.
+        options: fields of Settings.
+
+    Raises:
+        UsageError: the handler or an option cannot be.
+        OSError: in a running loop: the address cannot be listened on.
+    """
+    if isinstance(port, str) and not port.isdigit():
+        bind = parse_bind(port, 0)
+    else:
+        bind = Bind(host=host, port=int(port))
+    server = Server(None, [bind], make_settings(**options))
+    message = busy_message.encode() if isinstance(busy_message, str) else busy_message
+    server.set_raw_handler(handler, timeout, message)
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        _prepared.append(server)
+    else:
+        server.open()
+        server.start()
+    return server

@@ -1,0 +1,143 @@
+"""A request head becomes `env`: CGI, PEP 3333 and Rack keys in one plain dict.
+
+Fields of the same name are joined as RFC 9110, 5.2 says. Names with an underscore
+are dropped, since `X_Forwarded_For` would land on the key of `X-Forwarded-For`;
+so is `Proxy`, which CGI programs take for their own setting.
+"""
+
+from collections.abc import Iterable
+from typing import Any, Final
+from urllib.parse import unquote_to_bytes
+
+from iodine_aio.errors import ProtocolError
+from iodine_aio.wire.request_line import is_host, split_target
+
+Env = dict[str, Any]
+
+# A fixed table: a memo of whatever peers send would grow without bound.
+_COMMON_NAMES: Final = [
+    "Accept",
+    "Accept-Charset",
+    "Accept-Encoding",
+    "Accept-Language",
+    "Authorization",
+    "Cache-Control",
+    "Connection",
+    "Content-Encoding",
+    "Content-Length",
+    "Content-Type",
+    "Cookie",
+    "Date",
+    "DNT",
+    "Expect",
+    "Forwarded",
+    "From",
+    "Host",
+    "If-Match",
+    "If-Modified-Since",
+    "If-None-Match",
+    "If-Range",
+    "If-Unmodified-Since",
+    "Keep-Alive",
+    "Max-Forwards",
+    "Origin",
+    "Pragma",
+    "Priority",
+    "Range",
+    "Referer",
+    "Sec-CH-UA",
+    "Sec-CH-UA-Mobile",
+    "Sec-CH-UA-Platform",
+    "Sec-Fetch-Dest",
+    "Sec-Fetch-Mode",
+    "Sec-Fetch-Site",
+    "Sec-Fetch-User",
+    "Sec-WebSocket-Extensions",
+    "Sec-WebSocket-Key",
+    "Sec-WebSocket-Protocol",
+    "Sec-WebSocket-Version",
+    "TE",
+    "Trailer",
+    "Transfer-Encoding",
+    "Upgrade",
+    "Upgrade-Insecure-Requests",
+    "User-Agent",
+    "Via",
+    "X-Forwarded-For",
+    "X-Forwarded-Host",
+    "X-Forwarded-Proto",
+    "X-Real-IP",
+    "X-Request-ID",
+    "X-Requested-With",
+]
+
+
+def _spell_key(name: bytes) -> str | None:
+    if b"_" in name:
+        return None
+    key = name.decode("latin-1").upper().replace("-", "_")
+    if key in ("CONTENT_TYPE", "CONTENT_LENGTH"):
+        return key
+    return None if key == "PROXY" else "HTTP_" + key
+
+
+_KEYS: Final[dict[bytes, str | None]] = {
+    spelling: _spell_key(spelling)
+    for name in _COMMON_NAMES
+    for spelling in (name.encode(), name.lower().encode())
+}
+
+
+def build_env(
+    template: Env,
+    method: bytes,
+    target: bytes,
+    version: bytes,
+    fields: Iterable[tuple[bytes, bytes]],
+) -> Env:
+    """The env of one request: a copy of `template`, completed by the request's head.
+
+    Args:
+        template: what all requests of the connection have in common.
+        method, target, version: of the request line, valid.
+        fields: names and values as received.
+
+    Raises:
+        ProtocolError: 400, the target or Host is missing, doubled or malformed.
+
+    PEP 3333, "environ Variables"; RFC 9112, 3.2.
+    """
+    env = template.copy()
+    for name, value in fields:
+        key = _KEYS.get(name)
+        if key is None:
+            key = _spell_key(name)
+            if key is None:
+                continue
+        # Not str.strip() alone: it also removes \x0b and \x85, which a proxy may keep.
+        text = value.decode("latin-1").strip(" \t")
+        if key in env:
+            if key == "HTTP_HOST":
+                raise ProtocolError("more than one Host", status=400)
+            joint = "; " if key == "HTTP_COOKIE" else ", "
+            text = env[key] + joint + text
+        env[key] = text
+    host = env.get("HTTP_HOST")
+    if host is None:
+        # "A server MUST respond with a 400 (Bad Request) status code to any HTTP/1.1
+        # request message that lacks a Host header field" - RFC 9112, 3.2
+        if version == b"HTTP/1.1":
+            raise ProtocolError("no Host", status=400)
+    elif not is_host(host):
+        raise ProtocolError("malformed Host", status=400)
+    path, query, authority = split_target(method, target)
+    if authority is not None:
+        # "the origin server MUST ignore the received Host header field (if any) and
+        # instead use the host information of the request-target" - RFC 9112, 3.2.2
+        env["HTTP_HOST"] = authority
+    env["REQUEST_METHOD"] = method.decode("ascii")
+    env["REQUEST_URI"] = target.decode("ascii")
+    env["PATH_INFO"] = unquote_to_bytes(path).decode("latin-1") if "%" in path else path
+    env["QUERY_STRING"] = query
+    env["SERVER_PROTOCOL"] = env["HTTP_VERSION"] = "HTTP/1.1" if version[7] == 49 else "HTTP/1.0"
+    return env

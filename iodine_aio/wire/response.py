@@ -1,0 +1,270 @@
+"""A response's head, and the framing of its body (RFC 9110 s15, RFC 9112 s4-7).
+
+What an app returns is checked here: nothing that could split a response, or that
+contradicts its own length, reaches the wire.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from http import HTTPStatus
+from typing import Any, Final
+
+from iodine_aio.errors import ResponseError
+from iodine_aio.wire.fields import is_token, list_members
+
+_STATUS_LINES: Final[dict[int, str]] = {
+    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus
+}
+
+# What a field means to us. The rest is the app's own business.
+_ORDINARY: Final = 0
+_CONTENT_LENGTH: Final = 1
+_CONNECTION: Final = 2
+_FRAMING: Final = 3  # Transfer-Encoding, Keep-Alive: ours alone, left out
+_DATE: Final = 4
+_UPGRADE: Final = 5
+_HIJACK: Final = 6
+_ACCEPT: Final = 7  # Sec-WebSocket-Accept, -Extensions: ours alone in a 101
+
+_KINDS: Final[dict[str, int]] = {
+    "content-length": _CONTENT_LENGTH,
+    "connection": _CONNECTION,
+    "transfer-encoding": _FRAMING,
+    "keep-alive": _FRAMING,
+    "date": _DATE,
+    "upgrade": _UPGRADE,
+    "rack.hijack": _HIJACK,
+    "sec-websocket-accept": _ACCEPT,
+    "sec-websocket-extensions": _ACCEPT,
+}
+# The usual spellings, so that most names need neither a check nor a copy.
+_KNOWN: Final[dict[str, int]] = {
+    spelling: _KINDS.get(name.lower(), _ORDINARY)
+    for name in [
+        "Accept-Ranges",
+        "Access-Control-Allow-Origin",
+        "Age",
+        "Allow",
+        "Cache-Control",
+        "Connection",
+        "Content-Disposition",
+        "Content-Encoding",
+        "Content-Language",
+        "Content-Length",
+        "Content-Range",
+        "Content-Security-Policy",
+        "Content-Type",
+        "Date",
+        "ETag",
+        "Expires",
+        "Keep-Alive",
+        "Last-Modified",
+        "Link",
+        "Location",
+        "Pragma",
+        "Referrer-Policy",
+        "Retry-After",
+        "Server",
+        "Set-Cookie",
+        "Strict-Transport-Security",
+        "Transfer-Encoding",
+        "Upgrade",
+        "Vary",
+        "WWW-Authenticate",
+        "X-Content-Type-Options",
+        "X-Frame-Options",
+        "rack.hijack",
+        "Sec-WebSocket-Accept",
+        "Sec-WebSocket-Extensions",
+        "Sec-WebSocket-Protocol",
+    ]
+    for spelling in (name, name.lower())
+}
+
+Headers = Mapping[str, str | list[str]] | Iterable[tuple[str, str | list[str]]]
+
+
+class ResponseHead:
+    """What an app said about its response, checked.
+
+    Attributes:
+        status: 200-599, or whatever an upgrading app returned.
+        status_line: with its CRLF.
+        block: the field lines that go out as they are, each with its CRLF.
+        content_length: the app's own, or None.
+        close: the app asked for the connection to be closed.
+        dated: the app sent its own Date.
+        hijack: the callable of a `rack.hijack` field, or None.
+    """
+
+    __slots__ = ("block", "close", "content_length", "dated", "hijack", "status", "status_line")
+
+    def __init__(self, status: int, status_line: str) -> None:
+        self.status = status
+        self.status_line = status_line
+        self.block = ""
+        self.content_length: int | None = None
+        self.close = False
+        self.dated = False
+        self.hijack: Callable[[Any], object] | None = None
+
+
+def parse_status(status: object) -> tuple[int, str]:
+    """Number and status line of what an app returned as its status.
+
+    Args:
+        status: an int, or as in WSGI a str such as ``"200 Fine"``.
+
+    Raises:
+        ResponseError: it is neither.
+    """
+    if type(status) is int:
+        line = _STATUS_LINES.get(status)
+        return status, line if line is not None else f"HTTP/1.1 {status} \r\n"
+    if isinstance(status, str):
+        digits, _, reason = status.partition(" ")
+        number = digits.removeprefix("-")
+        if number.isascii() and number.isdigit():
+            if not reason.isprintable():
+                raise ResponseError(f"status {status!r} has a control character in its reason")
+            return int(digits), f"HTTP/1.1 {digits} {reason}\r\n"
+    elif isinstance(status, int) and not isinstance(status, bool):
+        return parse_status(int(status))  # an IntEnum such as http.HTTPStatus
+    raise ResponseError(f"status is {status!r}, must be an int or a str such as '200 OK'")
+
+
+def parse_headers(head: ResponseHead, headers: Headers, max_head_bytes: int) -> None:
+    """Checks the app's fields and files them into `head`.
+
+    Args:
+        head: is completed.
+        headers: a mapping or pairs; a value is a str, or a list of them (one line each).
+        max_head_bytes: limit of the whole head.
+
+    Raises:
+        ResponseError: a name or value cannot be sent, or the head is too long.
+    """
+    lines: list[str] = []
+    pairs = headers.items() if isinstance(headers, Mapping) else headers
+    try:
+        for name, value in pairs:
+            kind = _KNOWN.get(name)
+            if kind is None:
+                kind = _classify(name)
+            if kind:
+                if kind == _HIJACK:
+                    head.hijack = value  # type: ignore[assignment]
+                    continue
+                value = _file_special(head, kind, name, value)
+                if value is None:
+                    continue
+            if type(value) is str:
+                lines.append(f"{name}: {value}\r\n")
+            else:
+                lines.extend(f"{name}: {member}\r\n" for member in _members(name, value))
+    except (TypeError, ValueError) as error:
+        raise ResponseError(f"headers are not pairs of name and value: {error}") from error
+    block = "".join(lines)
+    count = len(lines)
+    # "Field values containing CR, LF, or NUL characters are invalid and dangerous"
+    # - RFC 9110, 5.5. Each line has one CR and one LF of ours.
+    if block.count("\n") != count or block.count("\r") != count or "\0" in block:
+        raise ResponseError("a header value contains CR, LF or NUL")
+    if len(block) > max_head_bytes:
+        raise ResponseError(f"response head longer than {max_head_bytes} bytes")
+    head.block = block
+
+
+def _classify(name: object) -> int:
+    if not isinstance(name, str) or not is_token(name):
+        raise ResponseError(f"header name {name!r} is not a token")
+    return _KINDS.get(name.lower(), _ORDINARY)
+
+
+def _members(name: str, value: object) -> list[str]:
+    if isinstance(value, str):  # a subclass, such as a lazy or a safe string
+        return [str(value)]
+    if isinstance(value, (list, tuple)) and all(isinstance(member, str) for member in value):
+        return list(value)
+    raise ResponseError(f"header {name} is {value!r}, must be a str or a list of str")
+
+
+def _file_special(head: ResponseHead, kind: int, name: str, value: Any) -> Any:
+    if kind == _CONTENT_LENGTH:
+        text = value if isinstance(value, str) else ""
+        if not (text.isascii() and text.isdigit()):
+            raise ResponseError(f"Content-Length is {value!r}, must be digits")
+        if head.content_length not in (None, int(text)):
+            raise ResponseError("two different Content-Length fields")
+        head.content_length = int(text)
+        return None
+    if kind == _CONNECTION:
+        tokens = list_members(", ".join(_members(name, value)))
+        head.close = head.close or "close" in tokens
+        # "A sender of Upgrade MUST also send an 'Upgrade' connection option"
+        # - RFC 9110, 7.8. Every other option is hop by hop, and so ours.
+        return "upgrade" if "upgrade" in tokens else None
+    if kind == _FRAMING:
+        return None
+    if kind == _DATE:
+        head.dated = True
+    return value
+
+
+# What a 101 says itself, whatever the app's fields say.
+_NOT_IN_101: Final = ("connection", "upgrade", "sec-websocket-accept", "sec-websocket-extensions")
+
+
+def block_for_101(block: str) -> str:
+    """The app's field lines without those that a 101 sets itself (ruling of RFC 6455, 4.2.2)."""
+    return "".join(
+        line
+        for line in block.splitlines(keepends=True)
+        if line.partition(":")[0].lower() not in _NOT_IN_101
+    )
+
+
+def forbids_body(status: int) -> bool:
+    """True for responses that end with their head (RFC 9112, 6.3)."""
+    return status in (204, 304) or 100 <= status < 200
+
+
+class Framing:
+    """How a streamed body is delimited: by length, by chunks, or by the connection's end.
+
+    Args:
+        length: the announced Content-Length, or None.
+        chunked: the chunked coding is used.
+
+    RFC 9112, section 6.
+    """
+
+    __slots__ = ("chunked", "remaining")
+
+    def __init__(self, length: int | None, chunked: bool) -> None:
+        self.remaining = length
+        self.chunked = chunked
+
+    def encode(self, piece: bytes) -> bytes:
+        """`piece` as it goes on the wire; what exceeds the announced length is cut."""
+        if self.chunked:
+            # An empty chunk would end the body.
+            return b"%x\r\n%b\r\n" % (len(piece), piece) if piece else b""
+        if self.remaining is None:
+            return piece
+        piece = piece[: self.remaining]
+        self.remaining -= len(piece)
+        return piece
+
+    @property
+    def by_close(self) -> bool:
+        """True if only the end of the connection ends the body."""
+        return self.remaining is None and not self.chunked
+
+    def end(self) -> bytes:
+        """What ends the body on the wire."""
+        return b"0\r\n\r\n" if self.chunked else b""
+
+    @property
+    def complete(self) -> bool:
+        """False while announced bytes are missing: such a connection must be closed."""
+        return not self.remaining
