@@ -333,11 +333,8 @@ class HTTPProtocol(Answering):
         if reader.done:
             env, self._reader = self._env, None
             assert env is not None
-            body, self._body = self._body, None
-            if body is None:
-                body = io.BytesIO()
-            else:
-                body.seek(0)
+            body = io.BytesIO() if self._body is None else self._body
+            body.seek(0)
             env["wsgi.input"] = env["rack.input"] = body
             env["CONTENT_LENGTH"] = str(self._body_size)
             self.call_app(env)
@@ -361,6 +358,8 @@ class HTTPProtocol(Answering):
     # After an answer.
 
     def request_answered(self) -> None:
+        if self._body is not None:
+            self._drop_body()
         if self._in_turn:
             return  # the turn goes on by itself
         if self._state == LEAVING:

@@ -4,6 +4,7 @@ httptools reads fields; the line is read here, because llhttp is lenient with it
 (several spaces, RTSP, HTTP/0.9) and reports unknown methods and garbage alike.
 """
 
+import re
 from typing import Final
 
 from iodine_aio.errors import ProtocolError
@@ -95,12 +96,18 @@ _HOST_CHARACTERS: Final = frozenset(
 )
 
 
+# Most of them, at a glance.
+_PLAIN_HOST: Final = re.compile(r"[0-9A-Za-z.\-]+(?::[0-9]+)?")
+
+
 def is_host(value: str) -> bool:
     """True if `value` can be a Host: a name or address and perhaps a port.
 
     Not the full grammar: it refuses what routes a request astray (white space,
     slashes, user names, two ports). RFC 9110, 7.2; RFC 3986, 3.2.2.
     """
+    if _PLAIN_HOST.fullmatch(value):
+        return True
     if not _HOST_CHARACTERS.issuperset(value):
         return False
     if value.startswith("["):

@@ -144,7 +144,11 @@ def parse_headers(head: ResponseHead, headers: Headers, max_head_bytes: int) -> 
         ResponseError: a name or value cannot be sent, or the head is too long.
     """
     lines: list[str] = []
-    pairs = headers.items() if isinstance(headers, Mapping) else headers
+    pairs: Iterable[tuple[Any, Any]]
+    if type(headers) is list:  # the usual kind, found without asking an abstract class
+        pairs = headers
+    else:
+        pairs = headers.items() if isinstance(headers, Mapping) else headers
     try:
         for name, value in pairs:
             kind = _KNOWN.get(name)
