@@ -5,7 +5,7 @@ A deadline is an attribute that the tick looks at (30 ns), not a timer of the lo
 """
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from email.utils import formatdate
 from typing import Final, Protocol
 
@@ -35,7 +35,7 @@ class Clock:
         date_line: the Date field of a response (RFC 9110, 6.6.1).
     """
 
-    __slots__ = ("_handle", "_loop", "date_line", "interval", "now", "watched")
+    __slots__ = ("_and_call", "_handle", "_loop", "date_line", "interval", "now", "watched")
 
     def __init__(self, watched: Collection[Expiring], interval: float = 1.0) -> None:
         self.watched: Final = watched
@@ -43,11 +43,15 @@ class Clock:
         self.now = 0.0
         self.date_line = f"Date: {formatdate(usegmt=True)}\r\n"
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._and_call: Callable[[], object] | None = None
         self._handle: asyncio.TimerHandle | None = None
 
-    def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Ticks on `loop` until `stop`."""
+    def start(
+        self, loop: asyncio.AbstractEventLoop, and_call: Callable[[], object] | None = None
+    ) -> None:
+        """Ticks on `loop` until `stop`, and calls `and_call()` at every tick."""
         self._loop = loop
+        self._and_call = and_call
         self._tick()
 
     def stop(self) -> None:
@@ -71,3 +75,5 @@ class Clock:
         assert self._loop is not None
         self._handle = self._loop.call_later(self.interval, self._tick)
         self.advance(self._loop.time())
+        if self._and_call is not None:
+            self._and_call()

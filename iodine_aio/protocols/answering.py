@@ -10,6 +10,7 @@ from iodine_aio.clock import NEVER
 from iodine_aio.errors import ProtocolError, ResponseError
 from iodine_aio.logs import error_log
 from iodine_aio.protocols.connection import FLUSH_BYTES
+from iodine_aio.protocols.heads import TELLING
 from iodine_aio.protocols.sending import Sender, StreamSender, close_body, make_sender, whole_body
 from iodine_aio.protocols.service import Service
 from iodine_aio.protocols.upgrade import (
@@ -27,7 +28,6 @@ from iodine_aio.wire.environ import Env
 from iodine_aio.wire.response import (
     Framing,
     ResponseHead,
-    forbids_body,
     parse_headers,
     parse_status,
 )
@@ -160,10 +160,7 @@ class Answering(asyncio.Protocol):
             if not self._in_turn:
                 self.flush()
         elif not task.cancelled() and task.exception() is None:
-            # Nobody is there to read it, but a body is closed in every case.
-            result = task.result()
-            if isinstance(result, (tuple, list)) and len(result) == 3:
-                close_body(result[2])
+            drop_result(task.result())
 
     def _take_result(self, task: "asyncio.Future[Any]") -> None:
         if task.cancelled():
@@ -177,9 +174,10 @@ class Answering(asyncio.Protocol):
         """Answers the request in hand by `(status, headers, body)`."""
         env = self._env
         body: Any = None
+        if env is None or self._state == GONE:
+            drop_result(result)
+            return
         try:
-            if env is None or self._state == GONE:
-                raise ResponseError("nobody is there to be answered")
             if not isinstance(result, (tuple, list)) or len(result) != 3:
                 raise ResponseError(
                     f"the app returned {type(result).__name__}, must return (status, headers, body)"
@@ -204,32 +202,31 @@ class Answering(asyncio.Protocol):
 
     def _respond(self, env: Env, head: ResponseHead, body: Any) -> None:
         head_only = env["REQUEST_METHOD"] == "HEAD"
+        status = head.status
+        if head.close:
+            self._keep_alive = False
         if head.hijack is not None:
             close_body(body)
             self._keep_alive = False
-            sender = StreamSender(self, head.hijack, Framing(None, False), lasting=True)
-            self._send_head(head, sender.framing, None)
-            self._start(sender)
+            self._stream(head, StreamSender(self, head.hijack, Framing(None, False), lasting=True))
             return
-        if head.close:
-            self._keep_alive = False
-        if forbids_body(head.status):
+        if status in (204, 304):
             # "any response with a 1xx, 204, or 304 status code is always terminated by the
             # first empty line after the header fields" - RFC 9112, 6.3
-            length = head.content_length if head.status == 304 else None
-            self._send_head(head, Framing(None, True), b"", length=length)
+            length = head.content_length if status == 304 else None
+            self._send_head(head, "" if length is None else f"Content-Length: {length}\r\n", b"")
             close_body(body)
             self._end()
             return
         payload = whole_body(body)
         if payload is None:
-            sender_, framing = make_sender(self, body, head.content_length, self._frame)
-            self._send_head(head, framing, None)
+            sender = make_sender(self, body, head.content_length, self._frame)
             if head_only:
-                sender_.abandon()
+                self._send_head(head, sender.framing.field, b"")
+                sender.abandon()
                 self._end()
             else:
-                self._start(sender_)
+                self._stream(head, sender)
             return
         length = len(payload) if head.content_length is None else head.content_length
         if head_only:
@@ -241,9 +238,9 @@ class Answering(asyncio.Protocol):
             # Short: only the end of the connection can say so. Long: cut.
             self._keep_alive = self._keep_alive and length < len(payload)
             payload = payload[:length]
-        self._send_head(head, None, payload, length=length)
+        self._send_head(head, f"Content-Length: {length}\r\n", payload)
         close_body(body)
-        self._end(len(payload))
+        self._end()
 
     def _frame(self, length: int | None) -> Framing:
         if length is None and self._env is not None and self._env["SERVER_PROTOCOL"] == "HTTP/1.0":
@@ -253,42 +250,29 @@ class Answering(asyncio.Protocol):
             return Framing(None, False)
         return Framing(length, length is None)
 
-    def _send_head(
-        self,
-        head: ResponseHead,
-        framing: Framing | None,
-        payload: bytes | None,
-        length: int | None = None,
-    ) -> None:
-        if framing is not None and payload is None:
-            length = framing.remaining
+    def _send_head(self, head: ResponseHead, size_field: str, payload: bytes | None) -> None:
+        """Sends the head, and the whole body with it unless that is None."""
         keep_alive = self._keep_alive = self._keep_alive and not self.service.stopping
+        assert self._env is not None or not keep_alive
         date = "" if head.dated else self.service.clock.date_line
-        size = "" if length is None else f"Content-Length: {length}\r\n"
-        if framing is not None and payload is None and framing.chunked:
-            size = "Transfer-Encoding: chunked\r\n"
         if not keep_alive:
             connection = "Connection: close\r\n"
-        elif self._env is not None and self._env["SERVER_PROTOCOL"] == "HTTP/1.0":
+        elif self._env["SERVER_PROTOCOL"] == "HTTP/1.0":  # type: ignore[index]
             connection = "Connection: keep-alive\r\n"
         else:
             connection = ""
-        text = f"{head.status_line}{head.block}{date}{size}{connection}\r\n"
+        text = f"{head.status_line}{head.block}{date}{size_field}{connection}\r\n"
         try:
             data = text.encode("latin-1")
         except UnicodeEncodeError as error:
             raise ResponseError(f"a header cannot be sent as latin-1: {error}") from None
-        if self._state == ANSWERING:
-            self._state = READING
         self.put(data + payload if payload else data)
-        if self._started and self._env is not None and payload is not None:
-            self._note(head.status, len(data) + len(payload))
-        elif self._started:
-            self._note(head.status, None)
+        if self._started:
+            self._note(head.status, None if payload is None else len(data) + len(payload))
 
     def _note(self, status: int, size: int | None) -> None:
-        assert self.service.access_log is not None
-        assert self._env is not None
+        if self.service.access_log is None or self._env is None:
+            return
         self.service.access_log.note(
             self._env,
             self.service.clock.date_line[6:-2],
@@ -298,7 +282,8 @@ class Answering(asyncio.Protocol):
         )
         self._started = 0.0
 
-    def _start(self, sender: Sender) -> None:
+    def _stream(self, head: ResponseHead, sender: Sender) -> None:
+        self._send_head(head, sender.framing.field, None)
         self._sender = sender
         self._state = ANSWERING
         if not self.paused:
@@ -320,7 +305,7 @@ class Answering(asyncio.Protocol):
         else:
             self.close()
 
-    def _end(self, size: int | None = None) -> None:
+    def _end(self) -> None:
         """The response is whole: on to the next request, another protocol, or the end."""
         self._env = None
         self._offer = None
@@ -377,15 +362,14 @@ class Answering(asyncio.Protocol):
         length = len(payload)
         if self._env is not None and self._env["REQUEST_METHOD"] == "HEAD":
             payload = b""
-        self._send_head(head, None, payload, length=length)
+        self._send_head(head, f"Content-Length: {length}\r\n", payload)
         self._end()
 
     def fail(self, error: BaseException) -> None:
         """The app raised, or returned what cannot be sent: 500, and one log entry."""
         env = self._env
         if self._state == GONE or env is None:
-            if not isinstance(error, ResponseError):
-                error_log.error("the app raised after its client had gone", exc_info=error)
+            error_log.error("the app raised after its client had gone", exc_info=error)
             return
         error_log.error("%s %r failed", env["REQUEST_METHOD"], env.get("PATH_INFO"), exc_info=error)
         self._successor = None
@@ -400,10 +384,13 @@ class Answering(asyncio.Protocol):
         """
         self._keep_alive = False
         self._state = READING
+        self._in_turn = True  # the end of the answer is not the end of the connection yet
         _, line = parse_status(error.status)
         self.say(error.status or 400, [], f"{line[13:-2]}: {error}")
-        if self._state == CLOSING:
-            self.linger()
+        self._in_turn = False
+        self.linger()
+        if str(error) in TELLING:
+            self.service.log_once(str(error))
 
     # Ending.
 
@@ -432,3 +419,9 @@ class Answering(asyncio.Protocol):
         """Ends at once."""
         self.deadline = NEVER
         self.transport.abort()
+
+
+def drop_result(result: object) -> None:
+    """Nobody is there to read what the app returned, but a body is closed in every case."""
+    if isinstance(result, (tuple, list)) and len(result) == 3:
+        close_body(result[2])

@@ -12,6 +12,11 @@ from iodine_aio.errors import ProtocolError
 from iodine_aio.wire.environ import Env, build_env
 from iodine_aio.wire.request_line import parse_request_line
 
+# What the operator should hear of, once: clients that speak something else to this port.
+_TLS: Final = "a TLS handshake on a plain HTTP port"
+_HTTP2: Final = "HTTP/2 with prior knowledge, which is not spoken here"
+TELLING: Final = frozenset((_TLS, _HTTP2))
+
 
 class _FieldCollector:
     """What httptools calls back."""
@@ -35,6 +40,7 @@ def parse_head(head: bytes, template: Env) -> Env:
     Raises:
         ProtocolError: 400, 501 or 505.
     """
+    _refuse_http2(head)
     method, target, version = parse_request_line(head[: head.index(b"\r\n")])
     collector = _FieldCollector()
     try:
@@ -61,6 +67,8 @@ def check_partial_head(data: bytes, max_head_bytes: int) -> None:
         ProtocolError: 400, 414, 431, 501 or 505.
     """
     window = data[:max_head_bytes]
+    if window[0] == 0x16:
+        raise ProtocolError(_TLS, status=400)
     line_end = window.find(b"\r\n")
     bare_lf = _find_bare_lf(window)
     if (
@@ -71,6 +79,7 @@ def check_partial_head(data: bytes, max_head_bytes: int) -> None:
     ):
         raise ProtocolError("not a request line", status=400)
     if line_end >= 0:
+        _refuse_http2(window)
         parse_request_line(window[:line_end])
     if bare_lf >= 0:
         raise ProtocolError("bare LF in the head", status=400)
@@ -85,3 +94,9 @@ def _find_bare_lf(data: bytes) -> int:
     while at > 0 and data[at - 1] == 13:
         at = data.find(b"\n", at + 1)
     return at
+
+
+def _refuse_http2(head: bytes) -> None:
+    # The connection preface of RFC 9113, 3.4.
+    if head.startswith(b"PRI * HTTP/2.0\r\n"):
+        raise ProtocolError(_HTTP2, status=505)

@@ -233,7 +233,9 @@ class HTTPProtocol(Answering):
             self._set_deadline(was_waiting)
             if self._eof and not self._waits():
                 self.close()
-            elif not self._reading and len(self._unread) <= FLUSH_BYTES:
+            elif len(self._unread) > FLUSH_BYTES:
+                self._hold_reading()
+            elif not self._reading:
                 self._resume_reading()
 
     def _set_deadline(self, was_waiting: bool) -> None:

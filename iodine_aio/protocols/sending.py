@@ -348,8 +348,8 @@ def whole_body(body: object) -> bytes | None:
 
 def make_sender(
     outlet: Outlet, body: Any, length: int | None, frame: Callable[[int | None], Framing]
-) -> tuple[Sender, Framing]:
-    """The sender of a body that is not whole, and its framing.
+) -> Sender:
+    """The sender of a body that is not whole.
 
     Args:
         length: the Content-Length that the app announced, or None.
@@ -362,21 +362,14 @@ def make_sender(
     if isinstance(body, os.PathLike):
         body = open(body, "rb")  # noqa: SIM115 - closed by the sender
     if hasattr(body, "__aiter__"):
-        framing = frame(length)
-        return TaskSender(outlet, body, framing), framing
-    if isinstance(body, io.TextIOBase) and hasattr(body, "__iter__"):
-        framing = frame(length)
-        return IteratorSender(outlet, body, framing, iter(body)), framing
-    if callable(getattr(body, "read", None)):
+        return TaskSender(outlet, body, frame(length))
+    if callable(getattr(body, "read", None)) and not isinstance(body, io.TextIOBase):
         framing = frame(_remaining_bytes(body) if length is None else length)
-        blocks = iter(lambda: body.read(BLOCK_BYTES), b"")
-        return IteratorSender(outlet, body, framing, blocks), framing
+        return IteratorSender(outlet, body, framing, iter(lambda: body.read(BLOCK_BYTES), b""))
     if hasattr(body, "__iter__"):
-        framing = frame(length)
-        return IteratorSender(outlet, body, framing, iter(body)), framing
+        return IteratorSender(outlet, body, frame(length), iter(body))
     if callable(body):
-        framing = frame(length)
-        return StreamSender(outlet, body, framing, lasting=False), framing
+        return StreamSender(outlet, body, frame(length), lasting=False)
     raise ResponseError(
         f"response body is {type(body).__name__}, must be str, bytes, an iterable or async"
         " iterable of them, a file, a path, or a callable that takes a stream"

@@ -59,12 +59,13 @@ class Service:
         self.thread_id = 0
         self._mail: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
         self._mail_lock: Final = threading.Lock()
+        self._logged: Final[set[str]] = set()
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Is called in the thread of `loop`, before the first connection."""
         self.loop = loop
         self.thread_id = threading.get_ident()
-        self.clock.start(loop)
+        self.clock.start(loop, self.access_log.flush if self.access_log is not None else None)
 
     def start_task(self, awaitable: Awaitable[Any]) -> "asyncio.Task[Any]":
         """A task that awaits `awaitable`; it may be done already."""
@@ -84,6 +85,12 @@ class Service:
             task.add_done_callback(log_failure)
         else:
             self.pool.submit(function, *args)
+
+    def log_once(self, text: str) -> None:
+        """Logs what would otherwise be said of every such connection."""
+        if text not in self._logged:
+            self._logged.add(text)
+            error_log.warning("%s; said once", text)
 
     def post(self, function: Callable[..., object], *args: Any) -> bool:
         """Calls `function(*args)` in the loop's thread, soon; False if the loop has ended.

@@ -227,11 +227,6 @@ def block_for_101(block: str) -> str:
     )
 
 
-def forbids_body(status: int) -> bool:
-    """True for responses that end with their head (RFC 9112, 6.3)."""
-    return status in (204, 304) or 100 <= status < 200
-
-
 class Framing:
     """How a streamed body is delimited: by length, by chunks, or by the connection's end.
 
@@ -258,6 +253,13 @@ class Framing:
         piece = piece[: self.remaining]
         self.remaining -= len(piece)
         return piece
+
+    @property
+    def field(self) -> str:
+        """The field line that announces it; none where the connection's end delimits."""
+        if self.chunked:
+            return "Transfer-Encoding: chunked\r\n"
+        return "" if self.remaining is None else f"Content-Length: {self.remaining}\r\n"
 
     @property
     def by_close(self) -> bool:
