@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import Any, Final, NoReturn
 
 from iodine_aio.binds import Bind, parse_bind
+from iodine_aio.descriptors import raise_descriptor_limit
 from iodine_aio.errors import LoadError, StartupError, UsageError
 from iodine_aio.loading import load_app
 from iodine_aio.logs import log_to_stderr
-from iodine_aio.loop import raise_descriptor_limit
 from iodine_aio.server import Server
 from iodine_aio.settings import KIB, MIB, Settings
 from iodine_aio.supervisor import run_process

@@ -12,9 +12,9 @@ import uvloop
 from iodine_aio import lifecycle
 from iodine_aio.apps.build import build_app
 from iodine_aio.binds import Bind, open_socket, parse_bind, remove_unix_socket, socket_url
+from iodine_aio.descriptors import descriptor_limit
 from iodine_aio.errors import StartupError, UsageError
 from iodine_aio.logs import error_log
-from iodine_aio.loop import descriptor_limit
 from iodine_aio.protocols.http1 import HTTPProtocol
 from iodine_aio.protocols.listening import RawAcceptor, check_raw_handler
 from iodine_aio.protocols.service import Served, Service

@@ -9,7 +9,8 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from iodine_aio.loop import new_event_loop, raise_descriptor_limit
+from iodine_aio.descriptors import raise_descriptor_limit
+from iodine_aio.loop import new_event_loop
 from iodine_aio.server import Server, make_server
 
 _STOP_SIGNALS: Final = (int(signal.SIGINT), int(signal.SIGTERM))

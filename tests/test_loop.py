@@ -2,7 +2,6 @@ import asyncio
 import contextlib
 import io
 import os
-import resource
 import socket
 import ssl
 import subprocess
@@ -17,13 +16,8 @@ import pytest
 from aiohttp import web
 
 import iodine_aio.loop
-from iodine_aio.loop import (
-    BLOCK_BYTES,
-    Loop,
-    descriptor_limit,
-    new_event_loop,
-    raise_descriptor_limit,
-)
+from iodine_aio.loop import Loop, new_event_loop
+from iodine_aio.sendfile import BLOCK_BYTES
 
 # No period that a shifted or doubled block could hide behind, and more than buffers hold.
 CONTENT = b"".join(index.to_bytes(4, "big") for index in range(2_000_000))
@@ -748,42 +742,3 @@ def test_import_without_uvloop_says_why_in_one_line(pretence: str, said: str):
 
     assert said in finished.stdout
     assert finished.stdout.count("\n") == 1
-
-
-# descriptors
-
-
-def test_soft_limit_is_raised_to_the_hard_one():
-    finished = run_python(
-        "import resource, iodine_aio.loop as l\n"
-        "_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)\n"
-        "resource.setrlimit(resource.RLIMIT_NOFILE, (128, hard))\n"
-        "print(l.descriptor_limit(), l.raise_descriptor_limit() == hard,"
-        " l.descriptor_limit() == hard)\n"
-    )
-
-    assert finished.stdout == "128 True True\n"
-
-
-@pytest.mark.parametrize("hard", [resource.RLIM_INFINITY, 1 << 30])
-def test_limit_stops_at_what_the_kernel_grants(monkeypatch: pytest.MonkeyPatch, hard: int):
-    """macOS grants OPEN_MAX at most, whatever the hard limit says."""
-    limits = [(256, hard)]
-
-    def setrlimit(_: int, wanted: tuple[int, int]) -> None:
-        if wanted[0] > 10240:
-            raise ValueError("current limit exceeds maximum limit")
-        limits.append(wanted)
-
-    monkeypatch.setattr(resource, "getrlimit", lambda _: limits[-1])
-    monkeypatch.setattr(resource, "setrlimit", setrlimit)
-
-    assert raise_descriptor_limit() == 10240
-    assert limits[-1] == (10240, hard)
-
-
-def test_no_limit_at_all_is_a_large_number(monkeypatch: pytest.MonkeyPatch):
-    unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
-    monkeypatch.setattr(resource, "getrlimit", lambda _: unlimited)
-
-    assert descriptor_limit() == raise_descriptor_limit() == sys.maxsize
