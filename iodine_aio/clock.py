@@ -28,19 +28,35 @@ class Clock:
     Args:
         watched: looked over at every tick; may change meanwhile.
         interval: seconds between two ticks.
+        idle_seconds: how long a connection may be idle.
 
     Attributes:
         now: the end of the current tick, in the loop's time: a deadline made from it
             never passes early.
+        idle_until: when a connection that falls idle now has been so for too long.
         date_line: the Date field of a response (RFC 9110, 6.6.1).
     """
 
-    __slots__ = ("_and_call", "_handle", "_loop", "date_line", "interval", "now", "watched")
+    __slots__ = (
+        "_and_call",
+        "_handle",
+        "_idle_seconds",
+        "_loop",
+        "date_line",
+        "idle_until",
+        "interval",
+        "now",
+        "watched",
+    )
 
-    def __init__(self, watched: Collection[Expiring], interval: float = 1.0) -> None:
+    def __init__(
+        self, watched: Collection[Expiring], interval: float = 1.0, idle_seconds: float = 0
+    ) -> None:
         self.watched: Final = watched
         self.interval: Final = interval
         self.now = 0.0
+        self.idle_until = NEVER
+        self._idle_seconds = idle_seconds
         self.date_line = f"Date: {formatdate(usegmt=True)}\r\n"
         self._loop: asyncio.AbstractEventLoop | None = None
         self._and_call: Callable[[], object] | None = None
@@ -67,6 +83,7 @@ class Clock:
     def advance(self, now: float) -> None:
         """Makes it `now`: whatever should have ended by then expires."""
         self.now = now + self.interval
+        self.idle_until = self.deadline(self._idle_seconds)
         self.date_line = f"Date: {formatdate(usegmt=True)}\r\n"
         for late in [one for one in self.watched if one.deadline <= now]:
             late.expire(now)

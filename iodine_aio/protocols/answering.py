@@ -178,10 +178,12 @@ class Answering(asyncio.Protocol):
             drop_result(result)
             return
         try:
-            if not isinstance(result, (tuple, list)) or len(result) != 3:
+            if type(result) is not tuple and not isinstance(result, (tuple, list)):
                 raise ResponseError(
                     f"the app returned {type(result).__name__}, must return (status, headers, body)"
                 )
+            if len(result) != 3:
+                raise ResponseError(f"the app returned {len(result)} values, must return three")
             status, headers, body = result
             number, status_line = parse_status(status)
             choice = find_choice(env, self._offer)

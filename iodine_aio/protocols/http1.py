@@ -230,7 +230,10 @@ class HTTPProtocol(Answering):
             else:
                 self.close()
         elif state == READING and not self.paused:
-            self._set_deadline(was_waiting)
+            if self._unread or self._reader is not None:
+                self._set_deadline(was_waiting)
+            else:
+                self.deadline = self.service.clock.idle_until
             if self._eof and not self._waits():
                 self.close()
             elif len(self._unread) > FLUSH_BYTES:
@@ -243,8 +246,6 @@ class HTTPProtocol(Answering):
         clock = self.service.clock
         if self._reader is not None:
             self.deadline = clock.deadline(settings.body_timeout)
-        elif not self._unread:
-            self.deadline = clock.deadline(settings.keep_alive_timeout)
         elif not was_waiting:
             # Counted from the head's first byte, not from its latest.
             self.deadline = clock.deadline(settings.head_timeout)

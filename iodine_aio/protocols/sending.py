@@ -332,6 +332,8 @@ def whole_body(body: object) -> bytes | None:
     Raises:
         ResponseError: a list with something else than str and bytes in it.
     """
+    if type(body) is bytes:
+        return body
     if body is None:
         return b""
     if isinstance(body, str):

@@ -48,7 +48,9 @@ class Service:
         self.app = app
         self.settings: Final = settings
         self.connections: Final[set[Served]] = set()
-        self.clock: Final = Clock(self.connections, _tick_interval(settings))
+        self.clock: Final = Clock(
+            self.connections, _tick_interval(settings), settings.keep_alive_timeout
+        )
         self.pool: Final = Pool(settings.threads)
         self.tasks: Final[set[asyncio.Task[Any]]] = set()
         self.access_log: Final = AccessLog() if settings.access_log else None

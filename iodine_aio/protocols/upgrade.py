@@ -67,16 +67,18 @@ def offer_upgrade(env: Env) -> Offer:
 
 def find_choice(env: Env, offer: Offer | None) -> tuple[str, Any] | None:
     """Kind and handler that the app chose; None, nearly always, if it answers by HTTP."""
-    for key, kind in (
-        ("upgrade.websocket", WEBSOCKET),
-        ("iodine.websocket", WEBSOCKET),
-        ("upgrade.tcp", RAW),
-        ("iodine.upgrade", RAW),
-    ):
-        handler = env.get(key)
-        if handler is not None:
-            return kind, handler
-    return None if offer is None else offer.chosen
+    # Asked of every request, so without a loop.
+    if "upgrade.websocket" in env:
+        kind, handler = WEBSOCKET, env["upgrade.websocket"]
+    elif "upgrade.tcp" in env:
+        kind, handler = RAW, env["upgrade.tcp"]
+    elif "iodine.websocket" in env:
+        kind, handler = WEBSOCKET, env["iodine.websocket"]
+    elif "iodine.upgrade" in env:
+        kind, handler = RAW, env["iodine.upgrade"]
+    else:
+        return None if offer is None else offer.chosen
+    return None if handler is None else (kind, handler)
 
 
 def accepts(status: int) -> bool:

@@ -36,6 +36,9 @@ def parse_request_line(line: bytes) -> tuple[bytes, bytes, bytes]:
             return method, target, version
     else:
         method, target, version = parts[0], parts[1] if len(parts) == 2 else b"", b""
+    # Before all other verdicts: it is known before the line's end is.
+    if b"\n" in line:
+        raise ProtocolError("bare LF in the request line", status=400)
     if not is_token(method.decode("latin-1")):
         raise ProtocolError("request line without a method", status=400)
     if len(parts) == 2 and method == b"GET" and target.startswith(b"/"):

@@ -126,7 +126,8 @@ def parse_status(status: object) -> tuple[int, str]:
         if number.isascii() and number.isdigit():
             if not reason.isprintable():
                 raise ResponseError(f"status {status!r} has a control character in its reason")
-            return int(digits), f"HTTP/1.1 {digits} {reason}\r\n"
+            value = int(digits)  # "0200" is no status-code - RFC 9112, 4
+            return value, f"HTTP/1.1 {value} {reason}\r\n"
     elif isinstance(status, int) and not isinstance(status, bool):
         return parse_status(int(status))  # an IntEnum such as http.HTTPStatus
     raise ResponseError(f"status is {status!r}, must be an int or a str such as '200 OK'")
@@ -220,9 +221,10 @@ _NOT_IN_101: Final = ("connection", "upgrade", "sec-websocket-accept", "sec-webs
 
 def block_for_101(block: str) -> str:
     """The app's field lines without those that a 101 sets itself (ruling of RFC 6455, 4.2.2)."""
+    # Not splitlines(): it also splits at \x0b, \x85 and others, within a value.
     return "".join(
-        line
-        for line in block.splitlines(keepends=True)
+        f"{line}\r\n"
+        for line in block.split("\r\n")[:-1]
         if line.partition(":")[0].lower() not in _NOT_IN_101
     )
 
