@@ -138,7 +138,7 @@ class Connection(asyncio.Protocol):
         if (on_open := getattr(self.handler, "on_open", None)) is not None:
             self._output = []
             self._call(on_open)
-            self._uncork()
+            self._end_turn()
 
     def data_received(self, data: bytes) -> None:
         self.heard_at = self.service.clock.now
@@ -482,9 +482,15 @@ class Connection(asyncio.Protocol):
                     break
                 turn += self.receive(data[position : position + SLICE_BYTES])
                 position += SLICE_BYTES
+        self._end_turn()
+
+    def _end_turn(self) -> None:
         self._uncork()
-        if self._reading and self._lags:
+        if self._lags:
             self._hold_reading()
+        elif not self._reading or (self._queue is not None and self._task is None):
+            # The transport paused and resumed us while writes were kept back.
+            self.service.loop.call_soon(self._go_on)
 
     def _hold_reading(self) -> None:
         if self._reading and self._state == OPEN and self.transport is not None:

@@ -23,9 +23,7 @@ class TCPProtocol(Connection):
     def _take(self, data: bytes) -> None:
         self._output = [] if self._output is None else self._output
         self.receive(data)
-        self._uncork()
-        if self._reading and self._lags:
-            self._hold_reading()
+        self._end_turn()
 
     def receive(self, data: bytes) -> int:
         if self._listens and not self._muted:

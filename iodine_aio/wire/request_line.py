@@ -32,7 +32,7 @@ def parse_request_line(line: bytes) -> tuple[bytes, bytes, bytes]:
     parts = line.split(b" ")
     if len(parts) == 3:
         method, target, version = parts
-        if version in _VERSIONS and method in _METHODS:
+        if version in _VERSIONS and method in _METHODS and target:
             return method, target, version
     else:
         method, target, version = parts[0], parts[1] if len(parts) == 2 else b"", b""
