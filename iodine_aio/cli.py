@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Any, Final, NoReturn
 
@@ -152,7 +153,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (LoadError, UsageError) as error:
         server.close_sockets()
         if arguments.debug and error.__cause__ is not None:
-            raise
+            traceback.print_exception(error.__cause__)
         return _say(error, EXIT_APP)
     try:
         run_process(server, banner=not arguments.quiet)

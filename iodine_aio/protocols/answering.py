@@ -1,7 +1,10 @@
 """What an app returned becomes a response on the wire, or a change of protocol."""
 
 import asyncio
+import contextlib
 import inspect
+import socket
+import struct
 import time
 from collections.abc import Awaitable
 from typing import Any, Final, cast
@@ -160,7 +163,7 @@ class Answering(asyncio.Protocol):
             if not self._in_turn:
                 self.flush()
         elif not task.cancelled() and task.exception() is None:
-            drop_result(task.result())
+            drop_result(self.service, task.result())
 
     def _take_result(self, task: "asyncio.Future[Any]") -> None:
         if task.cancelled():
@@ -175,7 +178,7 @@ class Answering(asyncio.Protocol):
         env = self._env
         body: Any = None
         if env is None or self._state == GONE:
-            drop_result(result)
+            drop_result(self.service, result)
             return
         try:
             if type(result) is not tuple and not isinstance(result, (tuple, list)):
@@ -199,7 +202,7 @@ class Answering(asyncio.Protocol):
             else:
                 self._respond(env, head, body)
         except Exception as error:
-            close_body(body)
+            close_body(self.service, body)
             self.fail(error)
 
     def _respond(self, env: Env, head: ResponseHead, body: Any) -> None:
@@ -208,7 +211,7 @@ class Answering(asyncio.Protocol):
         if head.close:
             self._keep_alive = False
         if head.hijack is not None:
-            close_body(body)
+            close_body(self.service, body)
             self._keep_alive = False
             self._stream(head, StreamSender(self, head.hijack, Framing(None, False), lasting=True))
             return
@@ -217,7 +220,7 @@ class Answering(asyncio.Protocol):
             # first empty line after the header fields" - RFC 9112, 6.3
             length = head.content_length if status == 304 else None
             self._send_head(head, "" if length is None else f"Content-Length: {length}\r\n", b"")
-            close_body(body)
+            close_body(self.service, body)
             self._end()
             return
         payload = whole_body(body)
@@ -241,7 +244,7 @@ class Answering(asyncio.Protocol):
             self._keep_alive = self._keep_alive and length < len(payload)
             payload = payload[:length]
         self._send_head(head, f"Content-Length: {length}\r\n", payload)
-        close_body(body)
+        close_body(self.service, body)
         self._end()
 
     def _frame(self, length: int | None) -> Framing:
@@ -303,6 +306,10 @@ class Answering(asyncio.Protocol):
             if not self._in_turn:
                 self.flush()
         elif sender.framing.by_close:
+            # Only a reset tells half of such a body from the whole.
+            sock = self.transport.get_extra_info("socket")
+            with contextlib.suppress(OSError, AttributeError):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.abort()
         else:
             self.close()
@@ -328,7 +335,7 @@ class Answering(asyncio.Protocol):
         else:
             refusal = None if env["upgrade.tcp?"] else 426
         if refusal is not None:
-            close_body(body)
+            close_body(self.service, body)
             self.refuse_upgrade(refusal, kind)
             return
         successor = make_successor(self.service, kind, handler, env)
@@ -338,7 +345,7 @@ class Answering(asyncio.Protocol):
             self._successor = successor
             self._respond(env, head, body)
             return
-        close_body(body)
+        close_body(self.service, body)
         if kind == WEBSOCKET or status == 101:
             text = encode_101(head, env, kind, self.service.clock.date_line)
             self.put(text.encode("latin-1"))
@@ -423,7 +430,7 @@ class Answering(asyncio.Protocol):
         self.transport.abort()
 
 
-def drop_result(result: object) -> None:
+def drop_result(service: Service, result: object) -> None:
     """Nobody is there to read what the app returned, but a body is closed in every case."""
     if isinstance(result, (tuple, list)) and len(result) == 3:
-        close_body(result[2])
+        close_body(service, result[2])

@@ -96,7 +96,10 @@ class HTTPProtocol(Answering):
 
     def data_received(self, data: bytes) -> None:
         if self._state == READING and not self.paused:
-            self._turn(self._unread + data if self._unread else data)
+            if self._unread:
+                self._turn(self._unread + data, True)
+            else:
+                self._turn(data, False)
         elif self._state == LINGERING:
             if self.service.descriptor_ceiling and is_full(self.service, self.transport):
                 self.transport.close()
@@ -174,8 +177,12 @@ class HTTPProtocol(Answering):
 
     # Reading requests.
 
-    def _turn(self, data: bytes) -> None:
-        """Takes what was read, request by request, and writes the answers at once."""
+    def _turn(self, data: bytes, head_begun: bool) -> None:
+        """Takes what was read, request by request, and writes the answers at once.
+
+        Args:
+            head_begun: the deadline of the head at the start of `data` is running.
+        """
         self._in_turn = True
         self._unread = data
         self._position = 0
@@ -211,14 +218,13 @@ class HTTPProtocol(Answering):
             self._position = size
             self.refuse(error)
         self._in_turn = False
-        self._end_turn(data)
+        self._end_turn(data, head_begun)
 
-    def _end_turn(self, data: bytes) -> None:
+    def _end_turn(self, data: bytes, head_begun: bool) -> None:
         position = self._position
         if self._state == LEAVING:
             self.leave()
             return
-        was_waiting = self._reader is None and position == 0 and len(self._unread) > 0
         self._unread = data[position:] if position < len(data) else b""
         self._position = 0
         self.flush()
@@ -231,7 +237,7 @@ class HTTPProtocol(Answering):
                 self.close()
         elif state == READING and not self.paused:
             if self._unread or self._reader is not None:
-                self._set_deadline(was_waiting)
+                self._set_deadline(head_begun and position == 0)
             else:
                 self.deadline = self.service.clock.idle_until
             if self._eof and not self._waits():
@@ -241,19 +247,19 @@ class HTTPProtocol(Answering):
             elif not self._reading:
                 self._resume_reading()
 
-    def _set_deadline(self, was_waiting: bool) -> None:
+    def _set_deadline(self, head_begun: bool) -> None:
         settings = self.service.settings
         clock = self.service.clock
         if self._reader is not None:
             self.deadline = clock.deadline(settings.body_timeout)
-        elif not was_waiting:
+        elif not head_begun:
             # Counted from the head's first byte, not from its latest.
             self.deadline = clock.deadline(settings.head_timeout)
 
     def _go_on(self) -> None:
         """Takes up what waited for an answer, for the client, or for its turn."""
         if self._state == READING and not self.paused and not self._in_turn:
-            self._turn(self._unread)
+            self._turn(self._unread, False)
 
     def _waits(self) -> bool:
         """True if something was read that may still become a request."""

@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 from iodine_aio.errors import ResponseError, UsageError
 from iodine_aio.logs import error_log
 from iodine_aio.protocols.connection import bytes_of
-from iodine_aio.protocols.service import Service
+from iodine_aio.protocols.service import Service, log_failure
 from iodine_aio.wire.response import Framing
 
 BLOCK_BYTES: Final = 128 * 1024  # a file is read in pieces of this size
@@ -64,10 +64,10 @@ class Sender:
 
     def abandon(self) -> None:
         """The client is gone."""
-        close_body(self._body)
+        close_body(self._outlet.service, self._body)
 
     def _finish(self) -> None:
-        close_body(self._body)
+        close_body(self._outlet.service, self._body)
         framing = self.framing
         if not framing.complete:
             error_log.error(
@@ -82,7 +82,7 @@ class Sender:
     def _break_off(self, error: BaseException) -> None:
         # No last chunk: half a response must not look whole.
         error_log.error("the response body raised", exc_info=error)
-        close_body(self._body)
+        close_body(self._outlet.service, self._body)
         self._outlet.response_sent(False)
 
 
@@ -156,6 +156,8 @@ class TaskSender(Sender):
     def abandon(self) -> None:
         if self._task is not None:
             self._task.cancel()
+        else:
+            super().abandon()
 
     async def _write_body(self) -> None:
         iterator: AsyncIterator[Any] = aiter(self._body)
@@ -174,23 +176,13 @@ class TaskSender(Sender):
         try:
             await self._write_body()
         except asyncio.CancelledError:
-            await self._close()
+            close_body(self._outlet.service, self._body)
             self._outlet.response_sent(False)
             raise
         except (Exception, SystemExit) as error:
-            await self._close()
             self._break_off(error)
         else:
-            await self._close()
             self._finish()
-
-    async def _close(self) -> None:
-        aclose = getattr(self._body, "aclose", None)
-        if aclose is not None:
-            try:
-                await aclose()
-            except Exception as error:
-                error_log.error("closing a response body raised", exc_info=error)
 
 
 class Stream:
@@ -265,8 +257,9 @@ class StreamSender(TaskSender):
     def abandon(self) -> None:
         self.closed = True
         self.resume()
-        super().abandon()
-        close_body(self._body)
+        if self._task is not None:
+            self._task.cancel()
+        close_body(self._outlet.service, self._body)
 
     def close(self) -> None:
         """Ends the response."""
@@ -313,15 +306,17 @@ class StreamSender(TaskSender):
         return pending <= settings.soft_limit_bytes
 
 
-def close_body(body: object) -> None:
-    """Calls `close()` of a body that has one (PEP 3333; Rack, "The Body")."""
+def close_body(service: Service, body: object) -> None:
+    """Calls `close()`, or `aclose()`, of a body that has one (PEP 3333; Rack, "The Body")."""
     if type(body) in (bytes, str, list, tuple):
         return
     close = getattr(body, "close", None)
-    if close is None:
-        return
+    aclose = getattr(body, "aclose", None)
     try:
-        close()
+        if close is not None:
+            close()
+        if aclose is not None:
+            service.start_task(aclose()).add_done_callback(log_failure)
     except (Exception, SystemExit) as error:
         error_log.error("closing a response body raised", exc_info=error)
 
