@@ -26,7 +26,7 @@ _LOOK_SECONDS: Final = 0.01  # how often a stop looks whether all connections ha
 _ABORT_SECONDS: Final = 1.0  # what aborted connections get to say so to their handlers
 # How many connections plain asyncio accepts at once: with more, a burst takes the whole
 # reserve before the first of them is counted.
-_ASYNCIO_BURST: Final = 16
+_ASYNCIO_BURST: Final = 4
 
 _prepared: Final[list["Server"]] = []  # of listen(), before anything runs
 
@@ -255,6 +255,7 @@ class Server:
             for connection in tuple(service.connections):
                 connection.shut_down()
             await asyncio.gather(*(server.stop(seconds) for server in self._companions))
+            await asyncio.sleep(0)  # closed transports tell their protocols
             while (service.connections or service.tasks) and loop.time() < deadline:
                 await asyncio.sleep(_LOOK_SECONDS)
             if service.connections or service.tasks:

@@ -361,7 +361,13 @@ class Answering(asyncio.Protocol):
 
     # Our own answers.
 
-    def say(self, status: int, fields: list[tuple[str, str]], text: str = "") -> None:
+    def say(
+        self,
+        status: int,
+        fields: list[tuple[str, str]],
+        text: str = "",
+        head_only: bool = False,
+    ) -> None:
         """Answers the request in hand without the app."""
         number, line = parse_status(status)
         head = ResponseHead(number, line)
@@ -369,7 +375,7 @@ class Answering(asyncio.Protocol):
         parse_headers(head, fields, 1 << 16)
         payload = (text or line[13:-2]).encode()
         length = len(payload)
-        if self._env is not None and self._env["REQUEST_METHOD"] == "HEAD":
+        if head_only or (self._env is not None and self._env["REQUEST_METHOD"] == "HEAD"):
             payload = b""
         self._send_head(head, f"Content-Length: {length}\r\n", payload)
         self._end()
@@ -385,7 +391,7 @@ class Answering(asyncio.Protocol):
         # The request was read to its end, so the next one can be: the connection stays.
         self.say(500, [])
 
-    def refuse(self, error: ProtocolError) -> None:
+    def refuse(self, error: ProtocolError, head_only: bool = False) -> None:
         """Answers a client that broke the protocol, and ends the connection.
 
         "A server that receives an invalid request ought to respond with a 400" - RFC 9112;
@@ -395,7 +401,7 @@ class Answering(asyncio.Protocol):
         self._state = READING
         self._in_turn = True  # the end of the answer is not the end of the connection yet
         _, line = parse_status(error.status)
-        self.say(error.status or 400, [], f"{line[13:-2]}: {error}")
+        self.say(error.status or 400, [], f"{line[13:-2]}: {error}", head_only)
         self._in_turn = False
         self.linger()
         if str(error) in TELLING:

@@ -25,7 +25,7 @@ from iodine_aio.protocols.answering import (
 )
 from iodine_aio.protocols.connection import FLUSH_BYTES
 from iodine_aio.protocols.heads import check_partial_head, parse_head
-from iodine_aio.protocols.listening import is_full
+from iodine_aio.protocols.listening import excess_descriptors
 from iodine_aio.protocols.service import Service
 from iodine_aio.protocols.upgrade import offer_upgrade, switch_protocol
 from iodine_aio.wire.body import ChunkedReader, LengthReader
@@ -36,6 +36,7 @@ from iodine_aio.wire.handshake import offers_upgrade
 MAX_TURN: Final = 64  # requests of one connection before others get their turn
 SLICE_BYTES: Final = 64 * 1024  # of a body that are decoded before others get their turn
 MAX_EMPTY_LINES: Final = 8
+MAX_LINGERING: Final = 8  # of those there is no room for
 
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _BUSY: Final = (
@@ -84,10 +85,15 @@ class HTTPProtocol(Answering):
         self.transport = cast(asyncio.Transport, transport)
         service = self.service
         service.connections.add(self)
-        if is_full(service, transport):
-            # Not closed at once: its request, unread, would reset the connection.
+        excess = excess_descriptors(service, transport)
+        if excess >= 0:
             self.put(_BUSY)
-            self.linger()
+            # Not closed at once, if that can be: its request, unread, would reset the
+            # connection before the client has its answer.
+            if excess < MAX_LINGERING:
+                self.linger()
+            else:
+                self.close()
             return
         peer = transport.get_extra_info("peername")
         if isinstance(peer, tuple):
@@ -101,7 +107,7 @@ class HTTPProtocol(Answering):
             else:
                 self._turn(data, False)
         elif self._state == LINGERING:
-            if self.service.descriptor_ceiling and is_full(self.service, self.transport):
+            if excess_descriptors(self.service, self.transport) >= 0:
                 self.transport.close()
         elif self._state == ANSWERING or self._state == READING:
             self._unread += data
@@ -189,7 +195,7 @@ class HTTPProtocol(Answering):
         size = len(data)
         settings = self.service.settings
         max_head_bytes = settings.max_head_bytes
-        handled = 0
+        handled = position = 0
         try:
             while self._position < size and self._state == READING and not self.paused:
                 if handled == MAX_TURN:
@@ -214,9 +220,10 @@ class HTTPProtocol(Answering):
                 self._empty_lines = 0
                 self._begin(parse_head(head, self._template))
         except ProtocolError as error:
+            head_only = data.startswith(b"HEAD ", position)
             self._drop_body()
             self._position = size
-            self.refuse(error)
+            self.refuse(error, head_only)
         self._in_turn = False
         self._end_turn(data, head_begun)
 

@@ -11,14 +11,14 @@ from iodine_aio.protocols.tcp import TCPProtocol
 from iodine_aio.protocols.upgrade import Successor, switch_protocol
 
 
-def is_full(service: Service, transport: asyncio.BaseTransport) -> bool:
-    """True if a connection's descriptor is one of those kept in reserve.
+def excess_descriptors(service: Service, transport: asyncio.BaseTransport) -> int:
+    """How deep in the reserve of descriptors a connection's is; below 0: there is room.
 
     The kernel gives out the lowest descriptor that is free: a high one says that few
     are left, whoever holds the others.
     """
     sock = transport.get_extra_info("socket")
-    return sock is not None and sock.fileno() >= service.descriptor_ceiling
+    return -1 if sock is None else sock.fileno() - service.descriptor_ceiling
 
 
 class RawAcceptor(asyncio.Protocol):
@@ -43,7 +43,7 @@ class RawAcceptor(asyncio.Protocol):
         service = self._service
         if service.stopping:
             stream.abort()
-        elif is_full(service, stream):
+        elif excess_descriptors(service, stream) >= 0:
             stream.write(self._busy_message)
             stream.close()
         else:

@@ -153,6 +153,8 @@ class TakenOver:
     def shut_down(self) -> None:
         """Closes the transport; its protocol hears of it."""
         self.transport.close()
+        if not self.transport.get_write_buffer_size():
+            self.service.connections.discard(self)
 
     def abort(self) -> None:
         """Ends at once."""
