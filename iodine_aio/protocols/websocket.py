@@ -30,7 +30,7 @@ _MAX_UNANSWERED_PINGS: Final = 2
 class WebSocketProtocol(Connection):
     """One WebSocket, from behind its 101 on."""
 
-    __slots__ = ("_pings", "_reader")
+    __slots__ = ("_pinged_at", "_pings", "_reader")
 
     registry = open_websockets
 
@@ -39,6 +39,7 @@ class WebSocketProtocol(Connection):
         super().__init__(service, handler, env, settings.ping_interval)
         self.close_code = 1006  # what on_close hears of a peer that says nothing
         self._pings = 0
+        self._pinged_at = 0.0
         self._reader = MessageReader(settings.max_message_bytes, settings.max_message_fragments)
 
     def encode(self, data: str | bytes) -> bytes:
@@ -90,16 +91,15 @@ class WebSocketProtocol(Connection):
         return False  # without a close frame before it, nobody is there to be answered
 
     def ask_for_life(self) -> None:
+        # Heard in the tick of the ping, or later: that was an answer, whatever it said.
+        if self.heard_at >= self._pinged_at:
+            self._pings = 0
         if self._pings >= _MAX_UNANSWERED_PINGS:
             self.abort()
         else:
             self._pings += 1
+            self._pinged_at = self.service.clock.now
             self._send(_PING_FRAME)
-
-    def expire(self, now: float) -> None:
-        if self.heard_at + self.timeout > now:
-            self._pings = 0
-        super().expire(now)
 
     def _answer_close(self, code: int, reason: str) -> None:
         assert self.transport is not None
