@@ -127,7 +127,8 @@ def is_coroutine_function(function: object) -> bool:
 def log_failure(task: "asyncio.Task[Any]") -> None:
     """Logs what a task raised, unless it was cancelled."""
     if not task.cancelled() and (error := task.exception()) is not None:
-        error_log.error("a job raised: %r", task.get_coro(), exc_info=error)
+        # Not of which coroutine: asked of a task that ended at once, Python 3.12.1 crashes.
+        error_log.error("a job raised", exc_info=error)
 
 
 async def _await(awaitable: Awaitable[Any]) -> Any:

@@ -1,6 +1,7 @@
 """Upgrades: what the app said, and what the client is sent for it."""
 
 import asyncio
+import contextlib
 import functools
 import inspect
 
@@ -87,10 +88,8 @@ class connected:
 
     async def __aexit__(self, *_):
         self._writer.close()
-        try:
+        with contextlib.suppress(ConnectionError):
             await self._writer.wait_closed()
-        except ConnectionError:
-            pass
         await self._server.stop()
 
 

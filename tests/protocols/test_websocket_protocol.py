@@ -169,9 +169,7 @@ async def test_fragments_are_one_message_with_a_ping_between():
             self.write(data)
 
     async with connected(Echo()) as client:
-        client.send(
-            frame(TEXT, b"he", final=False), frame(PING, b"p"), frame(0, b"l", final=False)
-        )
+        client.send(frame(TEXT, b"he", final=False), frame(PING, b"p"), frame(0, b"l", final=False))
         assert await client.receive() == (PONG, b"p")
 
         client.send(frame(0, b"lo"))
