@@ -223,7 +223,7 @@ class Answering(asyncio.Protocol):
             close_body(self.service, body)
             self._end()
             return
-        payload = whole_body(body)
+        payload = body if type(body) is bytes else whole_body(body)
         if payload is None:
             sender = make_sender(self, body, head.content_length, self._frame)
             if head_only:
@@ -244,7 +244,8 @@ class Answering(asyncio.Protocol):
             self._keep_alive = self._keep_alive and length < len(payload)
             payload = payload[:length]
         self._send_head(head, f"Content-Length: {length}\r\n", payload)
-        close_body(self.service, body)
+        if type(body) is not bytes:
+            close_body(self.service, body)
         self._end()
 
     def _frame(self, length: int | None) -> Framing:

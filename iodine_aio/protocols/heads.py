@@ -1,7 +1,6 @@
 """A request head, once it is complete: the line by us, the fields by llhttp.
 
-The parser is made anew for every head (0.2 us): nothing of one request can leak
-into the next, and an idle connection keeps no parser.
+Since a head is parsed in one go, a server needs one parser, and a connection none.
 """
 
 from typing import Final
@@ -18,40 +17,59 @@ _HTTP2: Final = "HTTP/2 with prior knowledge, which is not spoken here"
 TELLING: Final = frozenset((_TLS, _HTTP2))
 
 
-class _FieldCollector:
-    """What httptools calls back."""
+class HeadParser:
+    """Parses heads, one whole head at a time; also what httptools calls back.
 
-    __slots__ = ("complete", "fields")
+    The parser of httptools is made anew, unless the last head left it as new: it was a
+    whole HTTP/1.1 message without a Connection field. Not to be shared between threads.
+    """
+
+    __slots__ = ("_complete", "_fields", "_parser", "_whole")
 
     def __init__(self) -> None:
-        self.fields: Final[list[tuple[bytes, bytes]]] = []
-        self.complete = False
+        self._fields: list[tuple[bytes, bytes]] = []
+        self._parser: httptools.HttpRequestParser | None = None
+        self._complete = False
+        self._whole = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.fields.append((name, value))
+        self._fields.append((name, value))
 
     def on_headers_complete(self) -> None:
-        self.complete = True
+        self._complete = True
 
+    def on_message_complete(self) -> None:
+        self._whole = True
 
-def parse_head(head: bytes, template: Env) -> Env:
-    """The env of a request head, given from its first byte to the empty line.
+    def parse(self, head: bytes, template: Env) -> Env:
+        """The env of a request head, given from its first byte to the empty line.
 
-    Raises:
-        ProtocolError: 400, 501 or 505.
-    """
-    _refuse_http2(head)
-    method, target, version = parse_request_line(head[: head.index(b"\r\n")])
-    collector = _FieldCollector()
-    try:
-        httptools.HttpRequestParser(collector).feed_data(head)
-    except httptools.HttpParserUpgrade:
-        pass  # said of every request that offers an upgrade, before anybody decided
-    except httptools.HttpParserError as error:
-        raise ProtocolError(f"malformed head: {error}", status=400) from None
-    if not collector.complete:
-        raise ProtocolError("malformed head", status=400)
-    return build_env(template, method, target, version, collector.fields)
+        Raises:
+            ProtocolError: 400, 501 or 505.
+        """
+        try:
+            method, target, version = parse_request_line(head[: head.index(b"\r\n")])
+        except ProtocolError:
+            _refuse_http2(head)
+            raise
+        fields = self._fields = []
+        parser = self._parser
+        if parser is None:
+            parser = httptools.HttpRequestParser(self)
+        self._parser = None
+        self._complete = self._whole = False
+        try:
+            parser.feed_data(head)
+        except httptools.HttpParserUpgrade:
+            self._whole = False  # said of every request that offers one, before anybody decided
+        except httptools.HttpParserError as error:
+            raise ProtocolError(f"malformed head: {error}", status=400) from None
+        if not self._complete:
+            raise ProtocolError("malformed head", status=400)
+        env = build_env(template, method, target, version, fields)
+        if self._whole and version == b"HTTP/1.1" and "HTTP_CONNECTION" not in env:
+            self._parser = parser
+        return env
 
 
 def check_partial_head(data: bytes, max_head_bytes: int) -> None:

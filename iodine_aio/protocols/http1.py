@@ -24,7 +24,7 @@ from iodine_aio.protocols.answering import (
     Answering,
 )
 from iodine_aio.protocols.connection import FLUSH_BYTES
-from iodine_aio.protocols.heads import check_partial_head, parse_head
+from iodine_aio.protocols.heads import check_partial_head
 from iodine_aio.protocols.listening import excess_descriptors
 from iodine_aio.protocols.service import Service
 from iodine_aio.protocols.upgrade import offer_upgrade, switch_protocol
@@ -218,7 +218,7 @@ class HTTPProtocol(Answering):
                 self._position = end
                 head = data if end == size and position == 0 else data[position:end]
                 self._empty_lines = 0
-                self._begin(parse_head(head, self._template))
+                self._begin(self.service.heads.parse(head, self._template))
         except ProtocolError as error:
             head_only = data.startswith(b"HEAD ", position)
             self._drop_body()

@@ -10,6 +10,7 @@ from typing import Any, Final, Protocol
 from iodine_aio.clock import Clock
 from iodine_aio.logs import AccessLog, error_log
 from iodine_aio.pool import Pool
+from iodine_aio.protocols.heads import HeadParser
 from iodine_aio.settings import Settings
 from iodine_aio.wire.environ import Env
 
@@ -53,6 +54,7 @@ class Service:
         )
         self.pool: Final = Pool(settings.threads)
         self.tasks: Final[set[asyncio.Task[Any]]] = set()
+        self.heads: Final = HeadParser()
         self.access_log: Final = AccessLog() if settings.access_log else None
         self.template: Env = {}
         self.stopping = False
