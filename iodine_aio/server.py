@@ -45,6 +45,8 @@ class Server:
         self._service: Final = Service(None, settings)
         self._binds: Final = list(binds)
         self._make_protocol: Callable[[Env], asyncio.BaseProtocol] = self._make_http
+        self._scheme = "http"
+        self._owns_pool = True
         self._takes_prepared = True  # what listen() was told before there was a loop
         self._sockets: list[socket.socket] = []
         self._listeners: list[asyncio.AbstractServer] = []
@@ -103,6 +105,7 @@ class Server:
     def set_raw_handler(self, handler: Any, timeout: float, busy_message: bytes) -> None:
         """Serves raw connections instead of HTTP."""
         check_raw_handler(handler)
+        self._scheme = "tcp"
         self._takes_prepared = False
         self._make_protocol = lambda _: RawAcceptor(self._service, handler, timeout, busy_message)
 
@@ -119,10 +122,12 @@ class Server:
             for bind in self._binds:
                 sock = open_socket(bind, self.settings.backlog)
                 self._sockets.append(sock)
-                self._urls.append(socket_url(sock))
+                self._urls.append(socket_url(sock, self._scheme))
                 name = sock.getsockname()
                 self._ports.append(name[1] if isinstance(name, tuple) else 0)
             for server in self._companions:
+                server._service.pool = self._service.pool
+                server._owns_pool = False
                 server.open()
         except BaseException:
             self.close_sockets()
@@ -247,6 +252,8 @@ class Server:
         service = self._service
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
+        if self._starting is not None:
+            await asyncio.wait([self._starting])  # its sockets must not be closed under it
         try:
             if self._takes_prepared:
                 await lifecycle.enter_state("start_shutdown")
@@ -269,8 +276,9 @@ class Server:
                 deadline = loop.time() + _ABORT_SECONDS
                 while (service.connections or service.tasks) and loop.time() < deadline:
                     await asyncio.sleep(_LOOK_SECONDS)
-            service.pool.close()
-            while not service.pool.finished and loop.time() < deadline:
+            if self._owns_pool:
+                service.pool.close()
+            while self._owns_pool and not service.pool.finished and loop.time() < deadline:
                 await asyncio.sleep(_LOOK_SECONDS)
         finally:
             service.clock.stop()

@@ -501,3 +501,18 @@ def test_stop_waits_for_jobs_of_the_pool(run: Run):
         return done.is_set()
 
     assert run(main())
+
+
+def test_stop_right_after_listen_is_clean():
+    """Nothing of the start may find its sockets closed."""
+
+    async def main() -> str:
+        server = iodine_aio.listen(0, iodine_aio.Protocol)
+        url = server.url
+        await server.stop()
+        return url
+
+    with asyncio.Runner(loop_factory=iodine_aio.new_event_loop) as runner:
+        url = runner.run(main())
+
+    assert url.startswith("tcp://127.0.0.1:")

@@ -52,7 +52,7 @@ class Service:
         self.clock: Final = Clock(
             self.connections, _tick_interval(settings), settings.keep_alive_timeout
         )
-        self.pool: Final = Pool(settings.threads)
+        self.pool = Pool(settings.threads)
         self.tasks: Final[set[asyncio.Task[Any]]] = set()
         self.heads: Final = HeadParser()
         self.access_log: Final = AccessLog() if settings.access_log else None
