@@ -219,6 +219,8 @@ class Connection(asyncio.Protocol):
                 self._waiters = []
             self._waiters.append(waiter)
             await waiter
+        else:
+            await asyncio.sleep(0)  # a writer that never waits must not keep the loop to itself
         return self._state == OPEN
 
     def close(self, code: int = 1000, reason: str = "") -> None:

@@ -139,11 +139,12 @@ class IteratorSender(Sender):
 class TaskSender(Sender):
     """Runs a coroutine that writes the body, and waits when the client does not take it."""
 
-    __slots__ = ("_task", "_waiter")
+    __slots__ = ("_task", "_turn", "_waiter")
 
     def __init__(self, outlet: Outlet, body: Any, framing: Framing) -> None:
         super().__init__(outlet, body, framing)
         self._task: asyncio.Task[None] | None = None
+        self._turn = 0
         self._waiter: asyncio.Future[None] | None = None
 
     def start(self) -> None:
@@ -168,9 +169,14 @@ class TaskSender(Sender):
         outlet = self._outlet
         outlet.put(self.framing.encode(data))
         outlet.flush()
+        self._turn += len(data) + TURN_BYTES // 256  # an empty piece costs time, too
         if outlet.paused:
             self._waiter = outlet.service.loop.create_future()
             await self._waiter
+        elif self._turn > TURN_BYTES:
+            # A body that never waits must not keep the loop to itself.
+            self._turn = 0
+            await asyncio.sleep(0)
 
     async def _run(self) -> None:
         try:
@@ -274,6 +280,7 @@ class StreamSender(TaskSender):
             if self._waiter is None or self._waiter.done():
                 self._waiter = self._outlet.service.loop.create_future()
             await asyncio.shield(self._waiter)
+        await asyncio.sleep(0)  # a writer that never waits must not keep the loop to itself
         return not self.closed
 
     async def _follow(self, result: Awaitable[Any]) -> None:

@@ -4,10 +4,11 @@ import asyncio
 import inspect
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol
 
 from iodine_aio.clock import Clock
+from iodine_aio.errors import UsageError
 from iodine_aio.logs import AccessLog, error_log
 from iodine_aio.pool import Pool
 from iodine_aio.protocols.heads import HeadParser
@@ -73,10 +74,7 @@ class Service:
 
     def start_task(self, awaitable: Awaitable[Any]) -> "asyncio.Task[Any]":
         """A task that awaits `awaitable`; it may be done already."""
-        coroutine: Coroutine[Any, Any, Any] = (
-            awaitable if inspect.iscoroutine(awaitable) else _await(awaitable)
-        )
-        task: asyncio.Task[Any] = asyncio.Task(coroutine, loop=self.loop, **_EAGER)
+        task: asyncio.Task[Any] = asyncio.Task(_guard(awaitable), loop=self.loop, **_EAGER)
         if not task.done():
             self.tasks.add(task)
             task.add_done_callback(self.tasks.discard)
@@ -133,8 +131,12 @@ def log_failure(task: "asyncio.Task[Any]") -> None:
         error_log.error("a job raised", exc_info=error)
 
 
-async def _await(awaitable: Awaitable[Any]) -> Any:
-    return await awaitable
+async def _guard(awaitable: Awaitable[Any]) -> Any:
+    try:
+        return await awaitable
+    except SystemExit as error:
+        # Out of a task it would end the loop, and with it everybody else's connection.
+        raise UsageError("sys.exit() was called by an app or a handler") from error
 
 
 def _tick_interval(settings: Settings) -> float:

@@ -1155,3 +1155,42 @@ def test_http_client_reads_chunks_and_keeps_alive(run: Run):
             return await asyncio.to_thread(client, server.port)
 
     assert run(main()) == [CAFE.encode()] * 2
+
+
+def test_async_body_that_never_waits_leaves_the_loop_to_others(run: Run):
+    """However fast its client reads."""
+
+    async def endless() -> AsyncIterator[bytes]:
+        while True:
+            yield b"x" * 4000
+
+    async def main() -> int:
+        turns = 0
+        async with serve(lambda _: (200, {}, endless()), port=0) as server:
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            while turns < 100:
+                await reader.read(1 << 20)
+                turns += 1
+            writer.transport.abort()
+        return turns
+
+    assert run(asyncio.wait_for(main(), 20)) == 100
+
+
+def test_async_app_that_exits_is_answered_by_500(run: Run):
+    """sys.exit() in a task would end the loop."""
+
+    async def app(env: Any) -> Any:
+        await asyncio.sleep(0)
+        raise SystemExit(3)
+
+    async def main() -> bytes:
+        async with serve(app, port=0) as server:
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            writer.write(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            answer = await reader.read()
+            writer.close()
+        return answer
+
+    assert run(asyncio.wait_for(main(), 20)).startswith(b"HTTP/1.1 500 ")
