@@ -235,7 +235,7 @@ class Server:
 
     def abort(self) -> None:
         """Cuts every connection, and every app and handler that is running."""
-        self._service.stopping = True
+        self._service.stopping = self._service.aborted = True
         for connection in tuple(self._service.connections):
             connection.abort()
         for task in tuple(self._service.tasks):

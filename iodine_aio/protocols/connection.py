@@ -423,7 +423,9 @@ class Connection(asyncio.Protocol):
         self._queue.append((self._deliver, (payload,)))
 
     def _deliver(self, payload: str | bytes) -> Any:
-        return None if self._muted else self.handler.on_message(payload)
+        if self._muted or self.service.aborted:
+            return None
+        return self.handler.on_message(payload)
 
     @property
     def _free(self) -> bool:

@@ -43,6 +43,7 @@ class Service:
         template: the part of env that all requests have in common.
         tasks: apps and handlers that are running.
         stopping: no request is taken any more.
+        aborted: no message that still waits is handed over any more.
         descriptor_ceiling: a connection whose descriptor is not below it is turned away.
     """
 
@@ -59,6 +60,7 @@ class Service:
         self.access_log: Final = AccessLog() if settings.access_log else None
         self.template: Env = {}
         self.stopping = False
+        self.aborted = False
         self.descriptor_ceiling = sys.maxsize
         self.loop: asyncio.AbstractEventLoop
         self.thread_id = 0
