@@ -516,3 +516,35 @@ def test_stop_right_after_listen_is_clean():
         url = runner.run(main())
 
     assert url.startswith("tcp://127.0.0.1:")
+
+
+@pytest.mark.parametrize("loop_factory", [iodine_aio.new_event_loop, asyncio.new_event_loop])
+def test_cut_stop_starts_no_waiting_message(loop_factory):
+    """A handler that was cancelled is not given the messages behind."""
+    begun = []
+
+    async def main() -> set[Any]:
+        reached = asyncio.Event()
+
+        class Stuck:
+            async def on_message(self, data: bytes) -> None:
+                begun.append(data)
+                reached.set()
+                await asyncio.Event().wait()
+
+        server = iodine_aio.listen(0, Stuck)
+        await server.started()
+        _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(b"first")
+        await reached.wait()
+        (connection,) = server.connections
+        connection.data_received(b"second")
+        await server.stop(0.05)
+        writer.close()
+        return set(server._service.tasks)
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        left = runner.run(asyncio.wait_for(main(), 10))
+
+    assert begun == [b"first"]
+    assert left == set()
