@@ -12,7 +12,6 @@ from typing import Any, Final, cast
 from iodine_aio.clock import NEVER
 from iodine_aio.errors import ProtocolError, ResponseError
 from iodine_aio.logs import error_log
-from iodine_aio.protocols.connection import FLUSH_BYTES
 from iodine_aio.protocols.heads import TELLING
 from iodine_aio.protocols.sending import Sender, StreamSender, close_body, make_sender, whole_body
 from iodine_aio.protocols.service import Service
@@ -27,6 +26,7 @@ from iodine_aio.protocols.upgrade import (
     make_successor,
     refuse_websocket,
 )
+from iodine_aio.protocols.writing import FLUSH_BYTES
 from iodine_aio.wire.environ import Env
 from iodine_aio.wire.response import (
     Framing,

@@ -7,107 +7,71 @@ does not take what was written.
 
 import asyncio
 import inspect
-import itertools
-import weakref
 from collections import deque
 from collections.abc import Callable
-from threading import Lock, get_ident
+from threading import get_ident
 from typing import Any, ClassVar, Final, cast
 
 from iodine_aio.clock import NEVER
-from iodine_aio.errors import UsageError
 from iodine_aio.logs import error_log
+from iodine_aio.protocols.callbacks import call_on_close, drained_callback
 from iodine_aio.protocols.service import Service
+from iodine_aio.protocols.writing import CLOSED, CLOSING, OPEN, Writing
 from iodine_aio.wire.environ import Env
 
-OPEN: Final = 0  # states of a connection
-CLOSING: Final = 1  # nothing is written any more; what was written goes out
-CLOSED: Final = 2
-
-FLUSH_BYTES: Final = 64 * 1024  # what is kept back at most, before it is written
 SLICE_BYTES: Final = 16 * 1024  # what is parsed between two looks at the bounds
 MAX_WAITING: Final = 16  # callbacks that may wait before reading pauses
 MAX_TURN: Final = 256  # messages of one connection before others get their turn
 
-_ids: Final = itertools.count(1)
 
-
-class Connection(asyncio.Protocol):
+class Connection(Writing):
     """What a handler writes to.
 
     Attributes:
         registry: the open connections of this kind, in this process.
         handler: the user's object, until its `on_close` has returned.
         env: the request that was upgraded, or None.
-        id: a number that no other connection of this process has.
         timeout: seconds of silence before `expire` asks whether the peer is alive.
         deadline: when `expire` is to be called.
     """
 
     __slots__ = (
-        "_drains",
         "_eof",
-        "_kept",
         "_listens",
         "_muted",
-        "_output",
-        "_paused",
-        "_posted",
         "_queue",
         "_reading",
-        "_state",
         "_task",
-        "_undrained",
         "_unread",
-        "_unsent",
-        "_waiters",
         "close_code",
         "close_reason",
         "deadline",
         "env",
         "handler",
         "heard_at",
-        "id",
-        "service",
         "timeout",
-        "transport",
     )
 
     registry: ClassVar[set["Connection"]]
 
     def __init__(self, service: Service, handler: Any, env: Env | None, timeout: float) -> None:
-        self.service = service
+        super().__init__(service, drained_callback(handler) is not None)
         self.handler = handler
         self.env = env
-        self.id = next(_ids)
         self.timeout = timeout
         self.deadline = NEVER
         self.heard_at = 0.0
-        self.transport: asyncio.Transport | None = None
         self.close_code: int | None = None
         self.close_reason = ""
-        self._state = OPEN
         self._muted = False  # we have closed: what the peer still sends is not for the handler
         self._eof = False
-        self._output: list[bytes] | None = None  # a list while writes are kept back
-        self._kept = 0
-        self._paused = False
         self._reading = True
-        self._posted = 0
-        self._unsent = 0
         self._queue: deque[tuple[Callable[..., Any], tuple[Any, ...]]] | None = None
         self._task: asyncio.Task[Any] | None = None
         self._unread = b""
-        self._undrained = False
-        self._waiters: list[asyncio.Future[None]] | None = None
         self._listens = callable(getattr(handler, "on_message", None))
-        self._drains = _drained_callback(handler) is not None
 
     # What a kind of connection defines for itself.
-
-    def encode(self, data: str | bytes) -> bytes:
-        """`data` as it goes on the wire."""
-        raise NotImplementedError
 
     def receive(self, data: bytes) -> int:
         """Takes bytes from the peer; returns how many messages they held."""
@@ -129,12 +93,7 @@ class Connection(asyncio.Protocol):
         self.service.connections.add(self)
         self.heard_at = self.service.clock.now
         self.deadline = self.service.clock.deadline(self.timeout)
-        soft = self.service.settings.soft_limit_bytes
-        if self._drains:
-            # Told of every drain, not only of those from above asyncio's own mark.
-            self.transport.set_write_buffer_limits(high=0)
-        elif soft < FLUSH_BYTES:
-            self.transport.set_write_buffer_limits(high=soft)
+        self._set_marks()
         if (on_open := getattr(self.handler, "on_open", None)) is not None:
             self._output = []
             self._call(on_open)
@@ -166,7 +125,7 @@ class Connection(asyncio.Protocol):
         if self._state == OPEN:
             self.deadline = self.service.clock.deadline(self.timeout)
         self._wake_waiters()
-        self._say_drained()
+        self.say_drained()
         self._go_on()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -186,42 +145,6 @@ class Connection(asyncio.Protocol):
         self._enqueue(self._say_closed)
 
     # What the user's object does.
-
-    def write(self, data: str | bytes) -> bool:
-        """Sends `data`; see `WebSocket.write`."""
-        if get_ident() != self.service.thread_id:
-            return self._write_from_thread(data)
-        if self._state:
-            return False
-        frame = self.encode(data)
-        if not self._paused and not self._posted:
-            self._send(frame)
-            return True
-        pending = self.pending
-        if pending > self.service.settings.hard_limit_bytes:
-            self._refuse_write()
-            return False
-        self._unsent += len(frame)
-        self._send(frame)
-        return pending <= self.service.settings.soft_limit_bytes
-
-    async def send(self, data: str | bytes) -> bool:
-        """Writes, then drains."""
-        self.write(data)
-        return await self.drain()
-
-    async def drain(self) -> bool:
-        """Waits until the connection takes more; False if it is gone."""
-        self._flush()
-        if self._paused and self._state != CLOSED:
-            waiter = asyncio.get_running_loop().create_future()
-            if self._waiters is None:
-                self._waiters = []
-            self._waiters.append(waiter)
-            await waiter
-        else:
-            await asyncio.sleep(0)  # a writer that never waits must not keep the loop to itself
-        return self._state == OPEN
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Closes when all that was written is sent."""
@@ -269,13 +192,6 @@ class Connection(asyncio.Protocol):
         if self._state == OPEN and not self._paused:
             self.deadline = self.service.clock.deadline(seconds)
 
-    @property
-    def pending(self) -> int:
-        """Bytes written and not sent yet, those of other threads and those kept back included."""
-        if self.transport is None or self._state == CLOSED:
-            return 0
-        return self.transport.get_write_buffer_size() + self._kept + self._posted
-
     # What the server does.
 
     def shut_down(self) -> None:
@@ -320,63 +236,6 @@ class Connection(asyncio.Protocol):
         """A callback raised: this connection ends, nobody else's."""
         error_log.error("a callback of %s raised", type(self.handler).__name__, exc_info=error)
         self.close(1011, "")
-
-    # Writing.
-
-    def _send(self, frame: bytes) -> None:
-        self._undrained = True
-        output = self._output
-        if output is None:
-            assert self.transport is not None
-            self.transport.write(frame)
-            if self._drains:
-                self.service.loop.call_soon(self._say_drained)
-            return
-        output.append(frame)
-        self._kept += len(frame)
-        if self._kept > FLUSH_BYTES:
-            self._flush()
-
-    def _uncork(self) -> None:
-        self._flush()
-        self._output = None
-
-    def _flush(self) -> None:
-        if self._output and self._state != CLOSED:
-            assert self.transport is not None
-            self._kept = 0
-            output, self._output = self._output, []
-            self.transport.write(output[0] if len(output) == 1 else b"".join(output))
-            if self._drains:
-                self.service.loop.call_soon(self._say_drained)
-
-    def _write_from_thread(self, data: str | bytes) -> bool:
-        if self._state:
-            return False
-        settings = self.service.settings
-        pending = self.pending
-        if pending > settings.hard_limit_bytes:
-            self.service.post(self._refuse_write)
-            return False
-        frame = self.encode(data)
-        size = len(frame)
-        with _posting:
-            self._posted += size
-        return self.service.post(self._send_posted, frame, size) and (
-            pending <= settings.soft_limit_bytes
-        )
-
-    def _send_posted(self, frame: bytes, size: int) -> None:
-        with _posting:
-            self._posted -= size
-        if self._state == OPEN:
-            self._unsent += size
-            self._send(frame)
-
-    def _refuse_write(self) -> None:
-        if self.service.settings.hard_limit_policy == "close" and self._state == OPEN:
-            error_log.debug("connection %d closed: its peer reads too slowly", self.id)
-            self.close(1008, "reads too slowly")
 
     # Callbacks, one at a time.
 
@@ -501,34 +360,17 @@ class Connection(asyncio.Protocol):
             self._reading = False
             self.transport.pause_reading()
 
-    def _wake_waiters(self) -> None:
-        waiters, self._waiters = self._waiters, None
-        for waiter in waiters or ():
-            if not waiter.done():
-                waiter.set_result(None)
-
-    def _say_drained(self) -> None:
+    def say_drained(self) -> None:
         if self._drains and self._undrained and self._state == OPEN and not self.pending:
             self._undrained = False
-            self._enqueue(cast(Callable[[], Any], _drained_callback(self.handler)))
+            self._enqueue(cast(Callable[[], Any], drained_callback(self.handler)))
 
     def _say_closed(self) -> None:
         # Last of all; the handler keeps the connection, the connection lets go of it.
         handler, self.handler = self.handler, None
         self.transport = None
-        on_close = getattr(handler, "on_close", None)
-        if on_close is None:
-            return
-        try:
-            takes_code = _takes_code(on_close)
-            result = on_close(self.close_code, self.close_reason) if takes_code else on_close()
-            if inspect.isawaitable(result):
-                self.service.run(_await, (result,))
-        except (Exception, SystemExit) as error:
-            error_log.error("on_close of %s raised", type(handler).__name__, exc_info=error)
+        call_on_close(self.service, handler, self.close_code, self.close_reason)
 
-
-_posting: Final = Lock()
 
 open_websockets: Final[set[Connection]] = set()
 open_raw: Final[set[Connection]] = set()
@@ -542,42 +384,3 @@ def each(
         handler = connection.handler
         if connection is not but and handler is not None and connection._state == OPEN:
             function(handler)
-
-
-def bytes_of(data: object) -> bytes:
-    """`data` as immutable bytes.
-
-    Raises:
-        UsageError: it is neither str nor bytes-like.
-    """
-    if isinstance(data, str):
-        return data.encode()
-    if isinstance(data, (bytes, bytearray, memoryview)):
-        return bytes(data)
-    raise UsageError(f"cannot write {type(data).__name__}, must be str or bytes")
-
-
-async def _await(result: Any) -> Any:
-    return await result
-
-
-def _drained_callback(handler: object) -> Callable[[], Any] | None:
-    on_drained = getattr(handler, "on_drained", None)
-    return on_drained if on_drained is not None else getattr(handler, "on_ready", None)
-
-
-_code_takers: Final[weakref.WeakKeyDictionary[Any, bool]] = weakref.WeakKeyDictionary()
-
-
-def _takes_code(on_close: Callable[..., Any]) -> bool:
-    """True if `on_close` wants (code, reason)."""
-    key = getattr(on_close, "__func__", on_close)
-    known = _code_takers.get(key)
-    if known is None:
-        try:
-            inspect.signature(on_close).bind(1000, "")
-            known = True
-        except (TypeError, ValueError):
-            known = False
-        _code_takers[key] = known
-    return known

@@ -23,11 +23,11 @@ from iodine_aio.protocols.answering import (
     READING,
     Answering,
 )
-from iodine_aio.protocols.connection import FLUSH_BYTES
 from iodine_aio.protocols.heads import check_partial_head
 from iodine_aio.protocols.listening import excess_descriptors
 from iodine_aio.protocols.service import Service
 from iodine_aio.protocols.upgrade import offer_upgrade, switch_protocol
+from iodine_aio.protocols.writing import FLUSH_BYTES
 from iodine_aio.wire.body import ChunkedReader, LengthReader
 from iodine_aio.wire.environ import Env
 from iodine_aio.wire.fields import list_members

@@ -13,8 +13,8 @@ from typing import Any, Final, Protocol
 
 from iodine_aio.errors import ResponseError, UsageError
 from iodine_aio.logs import error_log
-from iodine_aio.protocols.connection import bytes_of
 from iodine_aio.protocols.service import Service, log_failure
+from iodine_aio.protocols.writing import bytes_of
 from iodine_aio.wire.response import Framing
 
 BLOCK_BYTES: Final = 128 * 1024  # a file is read in pieces of this size

@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from iodine_aio.protocols.connection import Connection, bytes_of, open_raw
+from iodine_aio.protocols.connection import Connection, open_raw
 from iodine_aio.protocols.service import Service
+from iodine_aio.protocols.writing import bytes_of
 from iodine_aio.wire.environ import Env
 
 

@@ -2,15 +2,9 @@
 
 from typing import Any, Final
 
-from iodine_aio.protocols.connection import (
-    CLOSED,
-    CLOSING,
-    OPEN,
-    Connection,
-    bytes_of,
-    open_websockets,
-)
+from iodine_aio.protocols.connection import Connection, open_websockets
 from iodine_aio.protocols.service import Service
+from iodine_aio.protocols.writing import CLOSED, CLOSING, OPEN, bytes_of
 from iodine_aio.wire.environ import Env
 from iodine_aio.wire.frames import (
     BINARY,

@@ -1,0 +1,48 @@
+"""The callbacks that a user's object has, and how they want to be called."""
+
+import inspect
+import weakref
+from collections.abc import Callable
+from typing import Any, Final
+
+from iodine_aio.logs import error_log
+from iodine_aio.protocols.service import Service
+
+_code_takers: Final[weakref.WeakKeyDictionary[Any, bool]] = weakref.WeakKeyDictionary()
+
+
+def drained_callback(handler: object) -> Callable[[], Any] | None:
+    """`on_drained`, or `on_ready`, its name in Iodine 0.2."""
+    on_drained = getattr(handler, "on_drained", None)
+    return on_drained if on_drained is not None else getattr(handler, "on_ready", None)
+
+
+def call_on_close(service: Service, handler: object, code: int | None, reason: str) -> None:
+    """Calls `on_close`, with (code, reason) where it takes them; what it raises is logged."""
+    on_close = getattr(handler, "on_close", None)
+    if on_close is None:
+        return
+    try:
+        result = on_close(code, reason) if _takes_code(on_close) else on_close()
+        if inspect.isawaitable(result):
+            service.run(_await, (result,))
+    except (Exception, SystemExit) as error:
+        error_log.error("on_close of %s raised", type(handler).__name__, exc_info=error)
+
+
+async def _await(result: Any) -> Any:
+    return await result
+
+
+def _takes_code(on_close: Callable[..., Any]) -> bool:
+    """True if `on_close` wants (code, reason)."""
+    key = getattr(on_close, "__func__", on_close)
+    known = _code_takers.get(key)
+    if known is None:
+        try:
+            inspect.signature(on_close).bind(1000, "")
+            known = True
+        except (TypeError, ValueError):
+            known = False
+        _code_takers[key] = known
+    return known
