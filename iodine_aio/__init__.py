@@ -11,7 +11,8 @@ from iodine_aio.errors import (
 from iodine_aio.lifecycle import Timer, defer, on_state, run_after, run_every
 from iodine_aio.loop import Loop, new_event_loop
 from iodine_aio.protocols.handlers import Protocol, WebSocket
-from iodine_aio.server import Server, listen, serve
+from iodine_aio.server import Server
+from iodine_aio.serving import listen, serve
 from iodine_aio.settings import Settings
 from iodine_aio.supervisor import run
 from iodine_aio.wire.environ import Env

@@ -13,6 +13,7 @@ from iodine_aio.errors import LoadError, StartupError, UsageError
 from iodine_aio.loading import load_app
 from iodine_aio.logs import log_to_stderr
 from iodine_aio.server import Server
+from iodine_aio.serving import join_prepared
 from iodine_aio.settings import KIB, MIB, Settings
 from iodine_aio.supervisor import run_process
 
@@ -146,10 +147,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Before the app is imported: what is wrong with the address shows at once.
     try:
         server.open()
-    except OSError as error:
-        return _say(error.strerror or error, EXIT_BIND)
-    try:
         server.set_app(load_app(arguments.target, arguments.factory))
+        join_prepared(server)
+    except OSError as error:
+        server.close_sockets()
+        return _say(error.strerror or error, EXIT_BIND)
     except (LoadError, UsageError) as error:
         server.close_sockets()
         if arguments.debug and error.__cause__ is not None:

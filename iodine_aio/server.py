@@ -11,7 +11,7 @@ import uvloop
 
 from iodine_aio import lifecycle
 from iodine_aio.apps.build import build_app
-from iodine_aio.binds import Bind, open_socket, parse_bind, remove_unix_socket, socket_url
+from iodine_aio.binds import Bind, open_socket, remove_unix_socket, socket_url
 from iodine_aio.descriptors import descriptor_limit
 from iodine_aio.errors import StartupError, UsageError
 from iodine_aio.logs import error_log
@@ -19,7 +19,7 @@ from iodine_aio.protocols.http1 import HTTPProtocol
 from iodine_aio.protocols.listening import RawAcceptor, check_raw_handler
 from iodine_aio.protocols.service import Served, Service
 from iodine_aio.settings import Settings
-from iodine_aio.wire.environ import Env
+from iodine_aio.wire.environ import Env, make_template
 
 RESERVED_DESCRIPTORS: Final = 64
 _LOOK_SECONDS: Final = 0.01  # how often a stop looks whether all connections have ended
@@ -27,8 +27,6 @@ _ABORT_SECONDS: Final = 1.0  # what aborted connections get to say so to their h
 # How many connections plain asyncio accepts at once: with more, a burst takes the whole
 # reserve before the first of them is counted.
 _ASYNCIO_BURST: Final = 4
-
-_prepared: Final[list["Server"]] = []  # of listen(), before anything runs
 
 
 class Server:
@@ -47,7 +45,7 @@ class Server:
         self._make_protocol: Callable[[Env], asyncio.BaseProtocol] = self._make_http
         self._scheme = "http"
         self._owns_pool = True
-        self._takes_prepared = True  # what listen() was told before there was a loop
+        self._leads = True  # calls the hooks of on_state; a companion leaves them alone
         self._sockets: list[socket.socket] = []
         self._listeners: list[asyncio.AbstractServer] = []
         self._companions: list[Server] = []
@@ -106,8 +104,20 @@ class Server:
         """Serves raw connections instead of HTTP."""
         check_raw_handler(handler)
         self._scheme = "tcp"
-        self._takes_prepared = False
+        self._leads = False
         self._make_protocol = lambda _: RawAcceptor(self._service, handler, timeout, busy_message)
+
+    def join(self, companion: "Server") -> None:
+        """Lets `companion` open, start and stop with this server, and share its pool.
+
+        Raises:
+            OSError: this server is open, and the companion's address cannot be.
+        """
+        companion._service.pool = self._service.pool
+        companion._owns_pool = False
+        if self._sockets:
+            companion.open()
+        self._companions.append(companion)
 
     def open(self) -> None:
         """Opens the listening sockets: from now on clients may connect, and wait.
@@ -115,9 +125,6 @@ class Server:
         Raises:
             OSError: an address cannot be listened on; nothing stays open.
         """
-        if self._takes_prepared:
-            self._companions += _prepared
-            _prepared.clear()
         try:
             for bind in self._binds:
                 sock = open_socket(bind, self.settings.backlog)
@@ -126,8 +133,6 @@ class Server:
                 name = sock.getsockname()
                 self._ports.append(name[1] if isinstance(name, tuple) else 0)
             for server in self._companions:
-                server._service.pool = self._service.pool
-                server._owns_pool = False
                 server.open()
         except BaseException:
             self.close_sockets()
@@ -168,14 +173,14 @@ class Server:
         service.start(loop)
         lifecycle.enter_loop(loop)
         try:
-            if self._takes_prepared:
+            if self._leads:
                 await _enter("pre_start")
             for sock in self._sockets:
                 self._listeners.append(await self._listen(loop, sock))
             for server in self._companions:
                 server.start()
                 await server.started()
-            if self._takes_prepared:
+            if self._leads:
                 await _enter("on_start")
         except BaseException:
             self._begin_stop(0)
@@ -184,7 +189,7 @@ class Server:
     async def _listen(
         self, loop: asyncio.AbstractEventLoop, sock: socket.socket
     ) -> asyncio.AbstractServer:
-        template = make_template(sock)
+        template = make_template(sock.getsockname(), sys.stderr)
         make_protocol = self._make_protocol
 
         def factory() -> asyncio.BaseProtocol:
@@ -255,7 +260,7 @@ class Server:
         if self._starting is not None:
             await asyncio.wait([self._starting])  # its sockets must not be closed under it
         try:
-            if self._takes_prepared:
+            if self._leads:
                 await lifecycle.enter_state("start_shutdown")
             service.stopping = True
             self.close_sockets()
@@ -284,7 +289,7 @@ class Server:
             service.clock.stop()
             if service.access_log is not None:
                 service.access_log.flush()
-            if self._takes_prepared:
+            if self._leads:
                 await lifecycle.enter_state("on_finish")
             lifecycle.leave_loop(loop)
             assert self._stopped is not None
@@ -326,144 +331,3 @@ async def _enter(state: str) -> None:
         await lifecycle.enter_state(state)
     except Exception as error:
         raise StartupError(f"a hook of {state} raised {type(error).__name__}: {error}") from error
-
-
-def make_template(sock: socket.socket) -> Env:
-    """The part of env that all requests of one listener have in common (PEP 3333, Rack)."""
-    name = sock.getsockname()
-    host, port = (name[0], str(name[1])) if isinstance(name, tuple) else ("localhost", "80")
-    env: Env = {
-        "SCRIPT_NAME": "",
-        "SERVER_NAME": host,
-        "SERVER_PORT": port,
-        "SERVER_SOFTWARE": "iodine_aio",
-        "rack.hijack?": True,
-        "rack.version": (1, 3),
-        "upgrade.tcp?": False,
-        "upgrade.websocket?": False,
-        "wsgi.input_terminated": True,
-        "wsgi.version": (1, 0),
-    }
-    for key, value in (
-        ("errors", sys.stderr),
-        ("multiprocess", False),
-        ("multithread", False),
-        ("run_once", False),
-        ("url_scheme", "http"),
-    ):
-        env[f"wsgi.{key}"] = env[f"rack.{key}"] = value
-    return env
-
-
-def make_server(
-    app: Any,
-    host: str | None = None,
-    port: int | None = None,
-    bind: str | Sequence[str] | None = None,
-    **options: Any,
-) -> Server:
-    """A server that is neither bound nor started.
-
-    Args:
-        app: see `build_app`; None serves only what `listen` has prepared.
-        host, port: where to listen, 127.0.0.1:3000 unless said; port 0 is a free one.
-        bind: or one or several of ``host:port``, ``unix:/path?mode=660``, ``fd://3``.
-        options: fields of Settings.
-
-    Raises:
-        UsageError: an argument is unknown or contradicts another.
-    """
-    settings = make_settings(**options)
-    if bind is not None and (host is not None or port is not None):
-        raise UsageError("give either bind, or host and port")
-    if app is None and bind is None and host is None and port is None:
-        if not _prepared:
-            raise UsageError("nothing to serve: give an app, or listen() before")
-        return Server(None, [], settings)
-    if app is None:
-        raise UsageError("an address, but no app to serve there")
-    default_port = 3000 if port is None else port
-    if bind is None:
-        binds = [Bind(host=host if host is not None else "127.0.0.1", port=default_port)]
-    else:
-        texts = [bind] if isinstance(bind, str) else bind
-        binds = [parse_bind(text, default_port) for text in texts]
-    return Server(app, binds, settings)
-
-
-def make_settings(**options: Any) -> Settings:
-    """Settings of keyword arguments; an unknown one is a UsageError that lists them."""
-    try:
-        return Settings(**options)
-    except TypeError:
-        names = ", ".join(Settings.__dataclass_fields__)
-        unknown = ", ".join(sorted(set(options) - set(Settings.__dataclass_fields__)))
-        raise UsageError(f"no option {unknown}, there are: host, port, bind, {names}") from None
-
-
-def serve(
-    app: Any,
-    *,
-    host: str | None = None,
-    port: int | None = None,
-    bind: str | Sequence[str] | None = None,
-    **options: Any,
-) -> Server:
-    """Serves `app` on the running loop; see `run`, which this is the async-only spelling of.
-
-    Raises:
-        UsageError: no loop is running, or an argument is wrong.
-        OSError: the address cannot be listened on.
-    """
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        raise UsageError(
-            "serve() needs a running event loop; outside one use iodine_aio.run(app)"
-        ) from None
-    server = make_server(app, host, port, bind, **options)
-    server.open()
-    server.start()
-    return server
-
-
-def listen(
-    port: int | str,
-    handler: Any,
-    *,
-    host: str = "127.0.0.1",
-    timeout: float = 0,
-    busy_message: str | bytes = b"",
-    **options: Any,
-) -> Server:
-    """Serves raw TCP connections: each gets a handler of its own, without HTTP.
-
-    Called in a running loop it listens at once. Else it waits for the next `run()`.
-
-    Args:
-        port: a TCP port on `host`, or a bind such as ``unix:/tmp/echo.sock``.
-        handler: a class (an asyncio protocol too), or a function that makes a handler.
-        timeout: seconds of silence before the handler's `ping` is called (without one the
-            connection is closed); 0: never.
-        busy_message: is sent to a connection that there is no room for.
-        options: fields of Settings.
-
-    Raises:
-        UsageError: the handler or an option cannot be.
-        OSError: in a running loop: the address cannot be listened on.
-    """
-    if isinstance(port, str) and not port.isdigit():
-        bind = parse_bind(port, 0)
-    else:
-        bind = Bind(host=host, port=int(port))
-    server = Server(None, [bind], make_settings(**options))
-    message = busy_message.encode() if isinstance(busy_message, str) else busy_message
-    server.set_raw_handler(handler, timeout, message)
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        _prepared.append(server)
-    else:
-        server.open()
-        server.start()
-    return server

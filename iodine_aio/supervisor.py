@@ -11,7 +11,8 @@ from typing import Any, Final
 
 from iodine_aio.descriptors import raise_descriptor_limit
 from iodine_aio.loop import new_event_loop
-from iodine_aio.server import Server, make_server
+from iodine_aio.server import Server
+from iodine_aio.serving import make_server
 
 _STOP_SIGNALS: Final = (int(signal.SIGINT), int(signal.SIGTERM))
 

@@ -274,6 +274,18 @@ def test_address_that_is_taken_is_one_line_and_4(tmp_path: Path):
 
 
 @pytest.mark.slow
+def test_address_that_the_app_listens_on_is_taken_too_and_4(tmp_path: Path):
+    """What `listen()` has prepared while the app was imported is opened before the start."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port = str(sock.getsockname()[1])
+        text = f"import iodine_aio\niodine_aio.listen({port}, object)\ndef app(env): ...\n"
+        code, out, err = command(tmp_path, "-p", "0", write_app(tmp_path, text))
+
+    assert (code, out) == (4, "")
+    assert err.startswith(f"iodine_aio: cannot listen on 127.0.0.1:{port}: ")
+
+
+@pytest.mark.slow
 def test_unknown_host_is_one_line_and_4(tmp_path: Path):
     """A name that means nothing here."""
     code, out, err = command(tmp_path, "-b", "no-such-host.invalid:0", write_app(tmp_path))
@@ -330,6 +342,16 @@ def test_clean_stop_is_0(tmp_path: Path, number: int):
     assert code == 0
     assert err.startswith("iodine_aio serves on http://127.0.0.1:")
     assert err.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_listeners_of_the_app_are_served_beside_it(tmp_path: Path):
+    """The banner names them all."""
+    text = "import iodine_aio\niodine_aio.listen(0, object)\nasync def app(env): return 200, {}, ''"
+    code, err, _ = serve_once(tmp_path, [write_app(tmp_path, text)], signal.SIGTERM)
+
+    assert code == 0
+    assert ", tcp://127.0.0.1:" in err
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import pytest
 import iodine_aio
 from iodine_aio import defer, lifecycle, on_state, run_after, run_every
 from iodine_aio.errors import StartupError, UsageError
-from iodine_aio.server import serve
+from iodine_aio.serving import serve
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,8 @@ import pytest
 
 import iodine_aio
 from iodine_aio.errors import UsageError
-from iodine_aio.server import Server, _prepared, listen, make_server, make_settings, serve
+from iodine_aio.server import Server
+from iodine_aio.serving import _prepared, listen, make_server, make_settings, serve
 
 KEPT = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 

@@ -15,7 +15,7 @@ import pytest
 import iodine_aio
 from iodine_aio import lifecycle, on_state
 from iodine_aio.errors import StartupError, UsageError
-from iodine_aio.server import listen, make_server
+from iodine_aio.serving import listen, make_server
 from iodine_aio.supervisor import run_process
 
 HEAD = b"GET / HTTP/1.1\r\nHost: a\r\n"

@@ -88,6 +88,38 @@ _KEYS: Final[dict[bytes, str | None]] = {
 }
 
 
+def make_template(address: Any, errors: object) -> Env:
+    """The part of env that all requests of one listener have in common (PEP 3333, Rack).
+
+    Args:
+        address: what the listening socket is bound to: `(host, port, ...)`, or the path
+            of a unix socket.
+        errors: where an app may write what goes wrong, as `wsgi.errors`.
+    """
+    host, port = address[:2] if isinstance(address, tuple) else ("localhost", 80)
+    env: Env = {
+        "SCRIPT_NAME": "",
+        "SERVER_NAME": host,
+        "SERVER_PORT": str(port),
+        "SERVER_SOFTWARE": "iodine_aio",
+        "rack.hijack?": True,
+        "rack.version": (1, 3),
+        "upgrade.tcp?": False,
+        "upgrade.websocket?": False,
+        "wsgi.input_terminated": True,
+        "wsgi.version": (1, 0),
+    }
+    for key, value in (
+        ("errors", errors),
+        ("multiprocess", False),
+        ("multithread", False),
+        ("run_once", False),
+        ("url_scheme", "http"),
+    ):
+        env[f"wsgi.{key}"] = env[f"rack.{key}"] = value
+    return env
+
+
 def build_env(
     template: Env,
     method: bytes,

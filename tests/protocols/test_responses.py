@@ -16,7 +16,8 @@ import pytest
 from werkzeug import Request
 
 import iodine_aio
-from iodine_aio.server import Server, serve
+from iodine_aio.server import Server
+from iodine_aio.serving import serve
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 KEPT = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
