@@ -40,3 +40,7 @@ class StartupError(IodineError):
 
 class LoadError(IodineError):
     """The app that was named cannot be imported or called."""
+
+
+class ClientGoneError(IodineError, ConnectionError):
+    """The client went away, and somebody was still reading from it."""

@@ -7,14 +7,22 @@ import socket
 import struct
 import time
 from collections.abc import Awaitable
-from typing import Any, Final, cast
+from typing import Any, Final
 
-from iodine_aio.clock import NEVER
-from iodine_aio.errors import ProtocolError, ResponseError
+from iodine_aio.errors import ResponseError
 from iodine_aio.logs import error_log
-from iodine_aio.protocols.heads import TELLING
-from iodine_aio.protocols.sending import Sender, StreamSender, close_body, make_sender, whole_body
+from iodine_aio.protocols.bodies import make_sender, whole_body
+from iodine_aio.protocols.responding import (
+    ANSWERING,
+    CLOSING,
+    GONE,
+    LEAVING,
+    READING,
+    Responding,
+)
+from iodine_aio.protocols.sending import Sender, close_body
 from iodine_aio.protocols.service import Service
+from iodine_aio.protocols.streaming import StreamSender
 from iodine_aio.protocols.upgrade import (
     RAW,
     WEBSOCKET,
@@ -26,7 +34,6 @@ from iodine_aio.protocols.upgrade import (
     make_successor,
     refuse_websocket,
 )
-from iodine_aio.protocols.writing import FLUSH_BYTES
 from iodine_aio.wire.environ import Env
 from iodine_aio.wire.response import (
     Framing,
@@ -35,94 +42,30 @@ from iodine_aio.wire.response import (
     parse_status,
 )
 
-READING: Final = 0  # states: the next bytes belong to a request
-ANSWERING: Final = 1  # a response takes its time; what is read waits
-LEAVING: Final = 2  # another protocol takes over
-LINGERING: Final = 3  # the last response is sent; what still comes is thrown away
-CLOSING: Final = 4  # what was written goes out, and nothing else happens
-GONE: Final = 5
-
-_LINGER_SECONDS: Final = 2.0
-
 _EXPLANATIONS: Final = {
     426: [("Upgrade", "websocket"), ("Connection", "upgrade"), ("Sec-WebSocket-Version", "13")],
 }
 
 
-class Answering(asyncio.Protocol):
-    """The response's half of an HTTP connection.
+class Answering(Responding):
+    """What is between a request and its response."""
 
-    Attributes:
-        paused: the client does not take what was written.
-        deadline: when `expire` is to be called.
-    """
-
-    __slots__ = (
-        "_env",
-        "_in_turn",
-        "_keep_alive",
-        "_kept",
-        "_offer",
-        "_output",
-        "_sender",
-        "_started",
-        "_state",
-        "_successor",
-        "_task",
-        "_unsent",
-        "deadline",
-        "paused",
-        "service",
-        "transport",
-    )
+    __slots__ = ("_offer", "_sender", "_successor", "_task")
 
     def __init__(self, service: Service) -> None:
-        self.service = service
-        self.transport = cast(asyncio.Transport, None)
-        self.deadline = NEVER
-        self.paused = False
-        self._state = READING
-        self._in_turn = False
-        self._output: list[bytes] = []
-        self._kept = 0
-        self._unsent = 0
-        self._keep_alive = True
-        self._env: Env | None = None  # of the request that is being answered
+        super().__init__(service)
         self._offer: Offer | None = None
         self._successor: Successor | None = None
         self._sender: Sender | None = None
         self._task: asyncio.Future[Any] | None = None
-        self._started = 0.0
 
     def request_answered(self) -> None:
-        """The connection is free for its next request."""
+        """The connection is free for its next request, or leaves, or ends."""
         raise NotImplementedError
 
-    def leave(self) -> None:
-        """Makes way for the successor."""
+    def answer_deadline(self) -> float:
+        """Until when the client must have sent what an answer on its way may need."""
         raise NotImplementedError
-
-    # Writing.
-
-    def put(self, data: bytes) -> None:
-        """Keeps `data` back, so that one write sends all answers of a read."""
-        self._output.append(data)
-        self._kept += len(data)
-        if self._kept >= FLUSH_BYTES:
-            self.flush()
-
-    def flush(self) -> None:
-        """Writes what was kept back."""
-        output = self._output
-        if output and self._state != GONE:
-            data = output[0] if len(output) == 1 else b"".join(output)
-            output.clear()
-            self._kept = 0
-            self.transport.write(data)
-
-    def pending(self) -> int:
-        """Bytes that the client has not taken."""
-        return 0 if self._state == GONE else self.transport.get_write_buffer_size() + self._kept
 
     # Answering.
 
@@ -151,7 +94,7 @@ class Answering(asyncio.Protocol):
             self._take_result(task)
         else:
             self._state = ANSWERING
-            self.deadline = NEVER
+            self.deadline = self.answer_deadline()
             self._task = task
             task.add_done_callback(self._task_done)
 
@@ -221,7 +164,7 @@ class Answering(asyncio.Protocol):
             length = head.content_length if status == 304 else None
             self._send_head(head, "" if length is None else f"Content-Length: {length}\r\n", b"")
             close_body(self.service, body)
-            self._end()
+            self.response_ended()
             return
         payload = body if type(body) is bytes else whole_body(body)
         if payload is None:
@@ -229,7 +172,7 @@ class Answering(asyncio.Protocol):
             if head_only:
                 self._send_head(head, sender.framing.field, b"")
                 sender.abandon()
-                self._end()
+                self.response_ended()
             else:
                 self._stream(head, sender)
             return
@@ -246,7 +189,7 @@ class Answering(asyncio.Protocol):
         self._send_head(head, f"Content-Length: {length}\r\n", payload)
         if type(body) is not bytes:
             close_body(self.service, body)
-        self._end()
+        self.response_ended()
 
     def _frame(self, length: int | None) -> Framing:
         if length is None and self._env is not None and self._env["SERVER_PROTOCOL"] == "HTTP/1.0":
@@ -256,44 +199,12 @@ class Answering(asyncio.Protocol):
             return Framing(None, False)
         return Framing(length, length is None)
 
-    def _send_head(self, head: ResponseHead, size_field: str, payload: bytes | None) -> None:
-        """Sends the head, and the whole body with it unless that is None."""
-        keep_alive = self._keep_alive = self._keep_alive and not self.service.stopping
-        assert self._env is not None or not keep_alive
-        date = "" if head.dated else self.service.clock.date_line
-        if not keep_alive:
-            connection = "Connection: close\r\n"
-        elif self._env["SERVER_PROTOCOL"] == "HTTP/1.0":  # type: ignore[index]
-            connection = "Connection: keep-alive\r\n"
-        else:
-            connection = ""
-        text = f"{head.status_line}{head.block}{date}{size_field}{connection}\r\n"
-        try:
-            data = text.encode("latin-1")
-        except UnicodeEncodeError as error:
-            raise ResponseError(f"a header cannot be sent as latin-1: {error}") from None
-        self.put(data + payload if payload else data)
-        if self._started:
-            self._note(head.status, None if payload is None else len(data) + len(payload))
-
-    def _note(self, status: int, size: int | None) -> None:
-        if self.service.access_log is None or self._env is None:
-            return
-        self.service.access_log.note(
-            self._env,
-            self.service.clock.date_line[6:-2],
-            status,
-            size,
-            time.perf_counter() - self._started,
-        )
-        self._started = 0.0
-
     def _stream(self, head: ResponseHead, sender: Sender) -> None:
         self._send_head(head, sender.framing.field, None)
         self._sender = sender
         self._state = ANSWERING
         if not self.paused:
-            self.deadline = NEVER
+            self.deadline = self.answer_deadline()
         sender.start()
 
     def response_sent(self, complete: bool) -> None:
@@ -303,7 +214,7 @@ class Answering(asyncio.Protocol):
             return
         if complete:
             self._state = READING
-            self._end()
+            self.response_ended()
             if not self._in_turn:
                 self.flush()
         elif sender.framing.by_close:
@@ -315,8 +226,7 @@ class Answering(asyncio.Protocol):
         else:
             self.close()
 
-    def _end(self) -> None:
-        """The response is whole: on to the next request, another protocol, or the end."""
+    def response_ended(self) -> None:
         self._env = None
         self._offer = None
         if self._successor is not None:
@@ -351,7 +261,7 @@ class Answering(asyncio.Protocol):
             text = encode_101(head, env, kind, self.service.clock.date_line)
             self.put(text.encode("latin-1"))
         self._successor = successor
-        self._end()
+        self.response_ended()
 
     def refuse_upgrade(self, status: int, kind: str) -> None:
         """Answers an app that chose an upgrade which this request does not allow."""
@@ -360,26 +270,7 @@ class Answering(asyncio.Protocol):
             fields = [("Upgrade", "tcp"), ("Connection", "upgrade")]
         self.say(status, fields)
 
-    # Our own answers.
-
-    def say(
-        self,
-        status: int,
-        fields: list[tuple[str, str]],
-        text: str = "",
-        head_only: bool = False,
-    ) -> None:
-        """Answers the request in hand without the app."""
-        number, line = parse_status(status)
-        head = ResponseHead(number, line)
-        fields.append(("Content-Type", "text/plain; charset=utf-8"))
-        parse_headers(head, fields, 1 << 16)
-        payload = (text or line[13:-2]).encode()
-        length = len(payload)
-        if head_only or (self._env is not None and self._env["REQUEST_METHOD"] == "HEAD"):
-            payload = b""
-        self._send_head(head, f"Content-Length: {length}\r\n", payload)
-        self._end()
+    # Its failure.
 
     def fail(self, error: BaseException) -> None:
         """The app raised, or returned what cannot be sent: 500, and one log entry."""
@@ -391,50 +282,6 @@ class Answering(asyncio.Protocol):
         self._successor = None
         # The request was read to its end, so the next one can be: the connection stays.
         self.say(500, [])
-
-    def refuse(self, error: ProtocolError, head_only: bool = False) -> None:
-        """Answers a client that broke the protocol, and ends the connection.
-
-        "A server that receives an invalid request ought to respond with a 400" - RFC 9112;
-        nothing behind it is looked at.
-        """
-        self._keep_alive = False
-        self._state = READING
-        self._in_turn = True  # the end of the answer is not the end of the connection yet
-        _, line = parse_status(error.status)
-        self.say(error.status or 400, [], f"{line[13:-2]}: {error}", head_only)
-        self._in_turn = False
-        self.linger()
-        if str(error) in TELLING:
-            self.service.log_once(str(error))
-
-    # Ending.
-
-    def close(self) -> None:
-        """Ends the connection when all that was written is sent."""
-        self.flush()
-        self._state = CLOSING
-        self._unsent = self.pending()
-        self.deadline = self.service.clock.deadline(self.service.settings.send_timeout)
-        self.transport.close()
-
-    def linger(self) -> None:
-        """Ends our side, and reads on for a while.
-
-        "the server ... closes the write side of the read/write connection first" - RFC
-        9112, 9.6: bytes that nobody read would reset the connection, and with it the
-        response that the client has not seen yet.
-        """
-        self.flush()
-        self._state = LINGERING
-        self.deadline = self.service.clock.deadline(_LINGER_SECONDS)
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
-
-    def abort(self) -> None:
-        """Ends at once."""
-        self.deadline = NEVER
-        self.transport.abort()
 
 
 def drop_result(service: Service, result: object) -> None:

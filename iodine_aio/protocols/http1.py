@@ -9,26 +9,25 @@ import asyncio
 import io
 import os
 import socket
-import tempfile
-from typing import IO, Any, Final, cast
+from typing import Any, Final, cast
 
 from iodine_aio.clock import NEVER
 from iodine_aio.errors import ProtocolError, UsageError
-from iodine_aio.protocols.answering import (
+from iodine_aio.protocols.answering import Answering
+from iodine_aio.protocols.heads import check_partial_head
+from iodine_aio.protocols.listening import excess_descriptors
+from iodine_aio.protocols.receiving import RequestStream, WholeBody, frame_body
+from iodine_aio.protocols.responding import (
     ANSWERING,
     CLOSING,
     GONE,
     LEAVING,
     LINGERING,
     READING,
-    Answering,
 )
-from iodine_aio.protocols.heads import check_partial_head
-from iodine_aio.protocols.listening import excess_descriptors
 from iodine_aio.protocols.service import Service
 from iodine_aio.protocols.upgrade import offer_upgrade, switch_protocol
 from iodine_aio.protocols.writing import FLUSH_BYTES
-from iodine_aio.wire.body import ChunkedReader, LengthReader
 from iodine_aio.wire.environ import Env
 from iodine_aio.wire.fields import list_members
 from iodine_aio.wire.handshake import offers_upgrade
@@ -55,12 +54,11 @@ class HTTPProtocol(Answering):
 
     __slots__ = (
         "_body",
-        "_body_size",
+        "_body_cut",
         "_empty_lines",
         "_eof",
         "_peer",
         "_position",
-        "_reader",
         "_reading",
         "_template",
         "_unread",
@@ -72,9 +70,8 @@ class HTTPProtocol(Answering):
         self._peer = ("", "")
         self._unread = b""  # what was read and is not part of an answered request yet
         self._position = 0  # how much of it is, during a turn
-        self._reader: LengthReader | ChunkedReader | None = None
-        self._body: IO[bytes] | None = None
-        self._body_size = 0
+        self._body: WholeBody | RequestStream | None = None  # until its request is answered
+        self._body_cut = False
         self._empty_lines = 0
         self._reading = True
         self._eof = False
@@ -111,13 +108,17 @@ class HTTPProtocol(Answering):
                 self.transport.close()
         elif self._state == ANSWERING or self._state == READING:
             self._unread += data
-            if len(self._unread) > FLUSH_BYTES:
+            if self._state == ANSWERING and self._body is not None and not self._body.done:
+                self._read_stream(self._body)
+            elif len(self._unread) > FLUSH_BYTES:
                 self._hold_reading()
 
     def eof_received(self) -> bool:
         # TCP cannot tell a client that only stopped sending from one that went away.
         if self._state == ANSWERING or (self._state == READING and self._waits()):
             self._eof = True
+            if self._body is not None and not self._body.done:
+                self._body.close()  # it will never be whole
             if self._state == ANSWERING and not self.paused:
                 self.deadline = self.service.clock.deadline(
                     self.service.settings.half_close_timeout
@@ -133,7 +134,7 @@ class HTTPProtocol(Answering):
     def resume_writing(self) -> None:
         self.paused = False
         if self._sender is not None:
-            self.deadline = NEVER
+            self.deadline = self.answer_deadline()
             self._sender.resume()
         elif self._state == READING:
             self.deadline = self.service.clock.deadline(self.service.settings.keep_alive_timeout)
@@ -158,7 +159,7 @@ class HTTPProtocol(Answering):
 
     def shut_down(self) -> None:
         """Closes if nothing is in hand; else after the answer."""
-        if self._state == READING and not self._waits() and self._reader is None:
+        if self._state == READING and not self._waits() and self._body is None:
             self.close()
 
     def expire(self, now: float) -> None:
@@ -171,11 +172,10 @@ class HTTPProtocol(Answering):
             else:
                 self._unsent = unsent
                 self.deadline = self.service.clock.deadline(settings.send_timeout)
+        elif self._body is not None and not self._body.done and self._sender is None:
+            self._refuse_body(ProtocolError("the body stood still", status=408))
         elif self._state != READING:
             self.abort()
-        elif self._reader is not None:
-            self._drop_body()
-            self.refuse(ProtocolError("the body stood still", status=408))
         elif self._unread:
             self.refuse(ProtocolError("the head took too long", status=408))
         else:
@@ -203,8 +203,8 @@ class HTTPProtocol(Answering):
                     break
                 handled += 1
                 position = self._position
-                if self._reader is not None:
-                    self._read_body(self._reader, data[position : position + SLICE_BYTES])
+                if self._body is not None:
+                    self._read_whole(self._body, data[position : position + SLICE_BYTES])
                     continue
                 if data[position] <= 13 and not self._skip_empty_lines(data):
                     break
@@ -237,13 +237,9 @@ class HTTPProtocol(Answering):
         self.flush()
         state = self._state
         if state == CLOSING:
-            if self._unread:
-                self._unread = b""
-                self.linger()
-            else:
-                self.close()
+            self._end()
         elif state == READING and not self.paused:
-            if self._unread or self._reader is not None:
+            if self._unread or self._body is not None:
                 self._set_deadline(head_begun and position == 0)
             else:
                 self.deadline = self.service.clock.idle_until
@@ -253,11 +249,13 @@ class HTTPProtocol(Answering):
                 self._hold_reading()
             elif not self._reading:
                 self._resume_reading()
+        elif state == ANSWERING and self._body is not None and not self._body.done:
+            self._read_stream(self._body)
 
     def _set_deadline(self, head_begun: bool) -> None:
         settings = self.service.settings
         clock = self.service.clock
-        if self._reader is not None:
+        if self._body is not None:
             self.deadline = clock.deadline(settings.body_timeout)
         elif not head_begun:
             # Counted from the head's first byte, not from its latest.
@@ -270,7 +268,7 @@ class HTTPProtocol(Answering):
 
     def _waits(self) -> bool:
         """True if something was read that may still become a request."""
-        return b"\r\n\r\n" in self._unread or (self._reader is not None and bool(self._unread))
+        return b"\r\n\r\n" in self._unread or (self._body is not None and bool(self._unread))
 
     def _skip_empty_lines(self, data: bytes) -> bool:
         """Passes over empty lines; False if more of them may come.
@@ -300,63 +298,94 @@ class HTTPProtocol(Answering):
         env["rack.hijack"] = self._hijack
         if "HTTP_UPGRADE" in env and offers_upgrade(env):
             self._offer = offer_upgrade(env)
-        self._body_size = 0
+        reader = None
         if "CONTENT_LENGTH" in env or "HTTP_TRANSFER_ENCODING" in env or "HTTP_EXPECT" in env:
-            self._begin_body(env, http11)
-        if self._reader is None:
+            reader = frame_body(env, self.service.settings)
+        if self.service.streams_requests and self._offer is None:
+            self._body = env["iodine_aio.body"] = RequestStream(self, reader)
+            self.call_app(env)
+        elif reader is None:
             env["wsgi.input"] = env["rack.input"] = io.BytesIO()
             self.call_app(env)
         else:
+            if self._continues(env):
+                self.put(_CONTINUE)
+            self._body = WholeBody(reader, self.service.settings.spool_body_bytes)
             self._env = env
 
-    def _begin_body(self, env: Env, http11: bool) -> None:
-        settings = self.service.settings
-        coding = env.pop("HTTP_TRANSFER_ENCODING", None)
-        if coding is not None:
-            # "A server or client that receives an HTTP/1.0 message containing a
-            # Transfer-Encoding header field MUST treat the message as if the framing is
-            # faulty" - RFC 9112, 6.1
-            if not http11:
-                raise ProtocolError("Transfer-Encoding in HTTP/1.0", status=400)
-            if coding.lower() != "chunked":
-                raise ProtocolError("transfer coding is not chunked", status=501)
-            self._reader = ChunkedReader(settings.max_body_bytes, settings.max_head_bytes)
-        elif "CONTENT_LENGTH" in env:
-            length = int(env["CONTENT_LENGTH"])
-            if length > settings.max_body_bytes:
-                raise ProtocolError(f"body longer than {settings.max_body_bytes} bytes", status=413)
-            if length:
-                self._reader = LengthReader(length)
-        expectation = env.get("HTTP_EXPECT")
-        if expectation is not None and http11:
-            if expectation.lower() != "100-continue":
-                raise ProtocolError("only 100-continue can be expected", status=417)
-            # "A server MAY omit sending a 100 (Continue) response if it has already
-            # received some or all of the content" - RFC 9110, 10.1.1
-            if self._reader is not None and self._position == len(self._unread):
-                self.put(_CONTINUE)
+    def _continues(self, env: Env) -> bool:
+        """True if the client waits for our word before it sends its body.
 
-    def _read_body(self, reader: LengthReader | ChunkedReader, data: bytes) -> None:
-        piece, used = reader.feed(data)
-        self._position += used
-        if piece:
-            if self._body is None:
-                self._body = tempfile.SpooledTemporaryFile(  # noqa: SIM115 - the app reads it
-                    self.service.settings.spool_body_bytes
-                )
-            self._body.write(piece)
-            self._body_size += len(piece)
-        if reader.done:
-            env, self._reader = self._env, None
+        "A server MAY omit sending a 100 (Continue) response if it has already received
+        some or all of the content" - RFC 9110, 10.1.1
+        """
+        return (
+            "HTTP_EXPECT" in env
+            and env["SERVER_PROTOCOL"] == "HTTP/1.1"
+            and self._position == len(self._unread)
+        )
+
+    # Bodies.
+
+    def _read_whole(self, body: WholeBody | RequestStream, data: bytes) -> None:
+        assert isinstance(body, WholeBody)  # its app has not been called yet
+        self._position += body.feed(data)
+        if body.done:
+            env = self._env
             assert env is not None
-            body = io.BytesIO() if self._body is None else self._body
-            body.seek(0)
-            env["wsgi.input"] = env["rack.input"] = body
-            env["CONTENT_LENGTH"] = str(self._body_size)
+            env["wsgi.input"] = env["rack.input"] = body.open()
+            env["CONTENT_LENGTH"] = str(body.size)
             self.call_app(env)
 
+    def _read_stream(self, body: WholeBody | RequestStream) -> None:
+        """Hands on what was read of a body that its app reads as it comes."""
+        assert isinstance(body, RequestStream)
+        unread, position = self._unread, 0
+        try:
+            while position < len(unread) and not body.done and not body.full:
+                position += body.feed(unread[position : position + SLICE_BYTES])
+        except ProtocolError as error:
+            self._refuse_body(error)
+            return
+        self._unread = unread[position:]
+        if body.full or len(self._unread) > FLUSH_BYTES:
+            self._hold_reading()
+        elif not self._reading:
+            self._resume_reading()
+        if not self.paused:
+            self.deadline = self.answer_deadline()
+
+    def body_wanted(self, first: bool) -> None:
+        body = self._body
+        if body is None or (self._state != ANSWERING and not self._in_turn):
+            return
+        if first and self._env is not None and self._sender is None and self._continues(self._env):
+            self.put(_CONTINUE)
+            if not self._in_turn:
+                self.flush()
+        if not self._in_turn and not body.done:
+            self._read_stream(body)
+
+    def _refuse_body(self, error: ProtocolError) -> None:
+        """The client broke the protocol in the middle of its body."""
+        sender, self._sender = self._sender, None
+        task, self._task = self._task, None
+        self._drop_body()
+        if sender is not None:  # too late for an answer of ours
+            sender.abandon()
+            self.abort()
+        else:
+            self.refuse(error)
+        if task is not None:
+            task.cancel()
+
+    def answer_deadline(self) -> float:
+        body = self._body
+        if body is None or body.done or isinstance(body, WholeBody) or body.full:
+            return NEVER
+        return self.service.clock.deadline(self.service.settings.body_timeout)
+
     def _drop_body(self) -> None:
-        self._reader = None
         body, self._body = self._body, None
         if body is not None:
             body.close()
@@ -375,22 +404,29 @@ class HTTPProtocol(Answering):
 
     def request_answered(self) -> None:
         if self._body is not None:
+            if not self._body.done:
+                # Its app wanted no more of it, and where it ends, only its bytes could say.
+                self._state = CLOSING
+                self._body_cut = True
             self._drop_body()
         if self._in_turn:
             return  # the turn goes on by itself
         if self._state == LEAVING:
             self.leave()
         elif self._state == CLOSING:
-            self.flush()
-            if self._unread:
-                self._unread = b""
-                self.linger()
-            else:
-                self.close()
+            self._end()
         elif self._unread or self._eof:
             self.service.loop.call_soon(self._go_on)
         else:
             self.deadline = self.service.clock.deadline(self.service.settings.keep_alive_timeout)
+
+    def _end(self) -> None:
+        """Closes; not before the client had time to read, if it is still sending."""
+        if self._unread or self._body_cut:
+            self._unread = b""
+            self.linger()
+        else:
+            self.close()
 
     def leave(self) -> None:
         """Makes way for the successor, with what was read behind the request."""

@@ -5,13 +5,9 @@ case, and tells the protocol once whether the whole response went out.
 """
 
 import asyncio
-import io
-import os
-import stat
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any, Final, Protocol
 
-from iodine_aio.errors import ResponseError, UsageError
 from iodine_aio.logs import error_log
 from iodine_aio.protocols.service import Service, log_failure
 from iodine_aio.protocols.writing import bytes_of
@@ -191,128 +187,6 @@ class TaskSender(Sender):
             self._finish()
 
 
-class Stream:
-    """What a callable body, or the callable of a `rack.hijack` field, writes to."""
-
-    def __init__(self, write: Callable[[bytes], bool], sender: "StreamSender") -> None:
-        self._write = write
-        self._sender = sender
-
-    def write(self, data: str | bytes) -> bool:
-        """Sends `data`; False if the client is gone or takes too little for now.
-
-        Raises:
-            UsageError: `data` is neither str nor bytes, or the stream is closed.
-        """
-        if self.closed:
-            raise UsageError("this stream is closed")
-        return self._write(bytes_of(data))
-
-    __lshift__ = write
-
-    def flush(self) -> None:
-        """Does nothing: what was written is on its way."""
-
-    async def drain(self) -> bool:
-        """Waits until the client takes more; False if it is gone."""
-        return await self._sender.drain()
-
-    async def send(self, data: str | bytes) -> bool:
-        """Writes, then drains."""
-        self.write(data)
-        return await self.drain()
-
-    def close(self) -> None:
-        """Ends the response."""
-        self._sender.close()
-
-    @property
-    def closed(self) -> bool:
-        """True once the response has ended, by whichever side."""
-        return self._sender.closed
-
-
-class StreamSender(TaskSender):
-    """A body that is a callable: it is handed a stream and writes when it likes.
-
-    Args:
-        lasting: the stream stays open when the callable has returned (`rack.hijack`);
-            else the response ends with it.
-    """
-
-    __slots__ = ("_lasting", "_overrun", "closed")
-
-    def __init__(self, outlet: Outlet, body: Any, framing: Framing, lasting: bool) -> None:
-        super().__init__(outlet, body, framing)
-        self._lasting = lasting
-        self._overrun = False
-        self.closed = False
-
-    def start(self) -> None:
-        try:
-            result = self._body(Stream(self._put, self))
-        except (Exception, SystemExit) as error:
-            self.closed = True
-            self._break_off(error)
-            return
-        if result is not None and hasattr(result, "__await__"):
-            self._task = self._outlet.service.start_task(self._follow(result))
-        elif not self._lasting:
-            self.close()
-
-    def abandon(self) -> None:
-        self.closed = True
-        self.resume()
-        if self._task is not None:
-            self._task.cancel()
-        close_body(self._outlet.service, self._body)
-
-    def close(self) -> None:
-        """Ends the response."""
-        if not self.closed:
-            self.closed = True
-            self._finish()
-
-    async def drain(self) -> bool:
-        """Waits until the client takes more."""
-        self._outlet.flush()
-        while self._outlet.paused and not self.closed:
-            if self._waiter is None or self._waiter.done():
-                self._waiter = self._outlet.service.loop.create_future()
-            await asyncio.shield(self._waiter)
-        await asyncio.sleep(0)  # a writer that never waits must not keep the loop to itself
-        return not self.closed
-
-    async def _follow(self, result: Awaitable[Any]) -> None:
-        try:
-            await result
-        except asyncio.CancelledError:
-            self.closed = True
-            raise
-        except (Exception, SystemExit) as error:
-            if not self.closed:
-                self.closed = True
-                self._break_off(error)
-        else:
-            if not self._lasting:
-                self.close()
-
-    def _put(self, data: bytes) -> bool:
-        outlet = self._outlet
-        settings = outlet.service.settings
-        pending = outlet.pending()
-        if pending > settings.hard_limit_bytes:
-            if not self._overrun:
-                self._overrun = True
-                self.closed = True
-                error_log.error("a response was broken off: its client reads too slowly")
-                outlet.service.loop.call_soon(outlet.response_sent, False)
-            return False
-        outlet.put(self.framing.encode(data))
-        outlet.flush()
-        return pending <= settings.soft_limit_bytes
-
-
 def close_body(service: Service, body: object) -> None:
     """Calls `close()`, or `aclose()`, of a body that has one (PEP 3333; Rack, "The Body")."""
     if type(body) in (bytes, str, list, tuple):
@@ -326,65 +200,3 @@ def close_body(service: Service, body: object) -> None:
             service.start_task(aclose()).add_done_callback(log_failure)
     except (Exception, SystemExit) as error:
         error_log.error("closing a response body raised", exc_info=error)
-
-
-def whole_body(body: object) -> bytes | None:
-    """The bytes of a body that is all there, or None if it has to be streamed.
-
-    Raises:
-        ResponseError: a list with something else than str and bytes in it.
-    """
-    if type(body) is bytes:
-        return body
-    if body is None:
-        return b""
-    if isinstance(body, str):
-        return body.encode()
-    if isinstance(body, (bytes, bytearray, memoryview)):
-        return bytes(body)
-    if isinstance(body, (list, tuple)):
-        try:
-            return b"".join([piece if type(piece) is bytes else bytes_of(piece) for piece in body])
-        except UsageError as error:
-            raise ResponseError(f"response body: {error}") from None
-    return None
-
-
-def make_sender(
-    outlet: Outlet, body: Any, length: int | None, frame: Callable[[int | None], Framing]
-) -> Sender:
-    """The sender of a body that is not whole.
-
-    Args:
-        length: the Content-Length that the app announced, or None.
-        frame: makes the framing, given the length that holds.
-
-    Raises:
-        ResponseError: nothing that can be sent.
-        OSError: a file that cannot be opened.
-    """
-    if isinstance(body, os.PathLike):
-        body = open(body, "rb")  # noqa: SIM115 - closed by the sender
-    if hasattr(body, "__aiter__"):
-        return TaskSender(outlet, body, frame(length))
-    if callable(getattr(body, "read", None)) and not isinstance(body, io.TextIOBase):
-        framing = frame(_remaining_bytes(body) if length is None else length)
-        return IteratorSender(outlet, body, framing, iter(lambda: body.read(BLOCK_BYTES), b""))
-    if hasattr(body, "__iter__"):
-        return IteratorSender(outlet, body, frame(length), iter(body))
-    if callable(body):
-        return StreamSender(outlet, body, frame(length), lasting=False)
-    raise ResponseError(
-        f"response body is {type(body).__name__}, must be str, bytes, an iterable or async"
-        " iterable of them, a file, a path, or a callable that takes a stream"
-    )
-
-
-def _remaining_bytes(file: Any) -> int | None:
-    """How much of a file is left to read; None where nobody can tell (a pipe)."""
-    try:
-        status = os.fstat(file.fileno())
-        position: int = file.tell()
-    except (AttributeError, OSError):
-        return None
-    return max(0, status.st_size - position) if stat.S_ISREG(status.st_mode) else None

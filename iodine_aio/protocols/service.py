@@ -39,6 +39,7 @@ class Service:
 
     Attributes:
         app: `app(env)`, or None where only raw connections are served.
+        streams_requests: the app is called before the body of its request was read.
         connections: all of them, of every protocol; a connection adds and removes itself.
         template: the part of env that all requests have in common.
         tasks: apps and handlers that are running.
@@ -49,6 +50,7 @@ class Service:
 
     def __init__(self, app: Callable[[Env], Any] | None, settings: Settings) -> None:
         self.app = app
+        self.streams_requests = False
         self.settings: Final = settings
         self.connections: Final[set[Served]] = set()
         self.clock: Final = Clock(

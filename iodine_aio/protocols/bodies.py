@@ -1,0 +1,75 @@
+"""What kinds of body an app may return, and who sends each."""
+
+import io
+import os
+import stat
+from collections.abc import Callable
+from typing import Any
+
+from iodine_aio.errors import ResponseError, UsageError
+from iodine_aio.protocols.sending import BLOCK_BYTES, IteratorSender, Outlet, Sender, TaskSender
+from iodine_aio.protocols.streaming import StreamSender
+from iodine_aio.protocols.writing import bytes_of
+from iodine_aio.wire.response import Framing
+
+
+def whole_body(body: object) -> bytes | None:
+    """The bytes of a body that is all there, or None if it has to be streamed.
+
+    Raises:
+        ResponseError: a list with something else than str and bytes in it.
+    """
+    if type(body) is bytes:
+        return body
+    if body is None:
+        return b""
+    if isinstance(body, str):
+        return body.encode()
+    if isinstance(body, (bytes, bytearray, memoryview)):
+        return bytes(body)
+    if isinstance(body, (list, tuple)):
+        try:
+            return b"".join([piece if type(piece) is bytes else bytes_of(piece) for piece in body])
+        except UsageError as error:
+            raise ResponseError(f"response body: {error}") from None
+    return None
+
+
+def make_sender(
+    outlet: Outlet, body: Any, length: int | None, frame: Callable[[int | None], Framing]
+) -> Sender:
+    """The sender of a body that is not whole.
+
+    Args:
+        length: the Content-Length that the app announced, or None.
+        frame: makes the framing, given the length that holds.
+
+    Raises:
+        ResponseError: nothing that can be sent.
+        OSError: a file that cannot be opened.
+    """
+    if isinstance(body, os.PathLike):
+        body = open(body, "rb")  # noqa: SIM115 - closed by the sender
+    if hasattr(body, "__aiter__"):
+        return TaskSender(outlet, body, frame(length))
+    if callable(getattr(body, "read", None)) and not isinstance(body, io.TextIOBase):
+        framing = frame(_remaining_bytes(body) if length is None else length)
+        return IteratorSender(outlet, body, framing, iter(lambda: body.read(BLOCK_BYTES), b""))
+    if hasattr(body, "__iter__"):
+        return IteratorSender(outlet, body, frame(length), iter(body))
+    if callable(body):
+        return StreamSender(outlet, body, frame(length), lasting=False)
+    raise ResponseError(
+        f"response body is {type(body).__name__}, must be str, bytes, an iterable or async"
+        " iterable of them, a file, a path, or a callable that takes a stream"
+    )
+
+
+def _remaining_bytes(file: Any) -> int | None:
+    """How much of a file is left to read; None where nobody can tell (a pipe)."""
+    try:
+        status = os.fstat(file.fileno())
+        position: int = file.tell()
+    except (AttributeError, OSError):
+        return None
+    return max(0, status.st_size - position) if stat.S_ISREG(status.st_mode) else None

@@ -1,0 +1,186 @@
+"""Responses on the wire: what is kept back within a turn, heads, answers of our own.
+
+A connection ends here, too: closed, lingering, or cut.
+"""
+
+import asyncio
+import time
+from typing import Final, cast
+
+from iodine_aio.clock import NEVER
+from iodine_aio.errors import ProtocolError, ResponseError
+from iodine_aio.protocols.heads import TELLING
+from iodine_aio.protocols.service import Service
+from iodine_aio.protocols.writing import FLUSH_BYTES
+from iodine_aio.wire.environ import Env
+from iodine_aio.wire.response import ResponseHead, parse_headers, parse_status
+
+READING: Final = 0  # states: the next bytes belong to a request
+ANSWERING: Final = 1  # a response takes its time; what is read waits
+LEAVING: Final = 2  # another protocol takes over
+LINGERING: Final = 3  # the last response is sent; what still comes is thrown away
+CLOSING: Final = 4  # what was written goes out, and nothing else happens
+GONE: Final = 5
+
+_LINGER_SECONDS: Final = 2.0
+
+
+class Responding(asyncio.Protocol):
+    """The writing half of an HTTP connection.
+
+    Attributes:
+        paused: the client does not take what was written.
+        deadline: when `expire` is to be called.
+    """
+
+    __slots__ = (
+        "_env",
+        "_in_turn",
+        "_keep_alive",
+        "_kept",
+        "_output",
+        "_started",
+        "_state",
+        "_unsent",
+        "deadline",
+        "paused",
+        "service",
+        "transport",
+    )
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.transport = cast(asyncio.Transport, None)
+        self.deadline = NEVER
+        self.paused = False
+        self._state = READING
+        self._in_turn = False
+        self._output: list[bytes] = []
+        self._kept = 0
+        self._unsent = 0
+        self._keep_alive = True
+        self._env: Env | None = None  # of the request that is being answered
+        self._started = 0.0
+
+    def response_ended(self) -> None:
+        """The response is whole: on to the next request, another protocol, or the end."""
+        raise NotImplementedError
+
+    # Writing.
+
+    def put(self, data: bytes) -> None:
+        """Keeps `data` back, so that one write sends all answers of a read."""
+        self._output.append(data)
+        self._kept += len(data)
+        if self._kept >= FLUSH_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes what was kept back."""
+        output = self._output
+        if output and self._state != GONE:
+            data = output[0] if len(output) == 1 else b"".join(output)
+            output.clear()
+            self._kept = 0
+            self.transport.write(data)
+
+    def pending(self) -> int:
+        """Bytes that the client has not taken."""
+        return 0 if self._state == GONE else self.transport.get_write_buffer_size() + self._kept
+
+    # Answers.
+
+    def _send_head(self, head: ResponseHead, size_field: str, payload: bytes | None) -> None:
+        """Sends the head, and the whole body with it unless that is None."""
+        keep_alive = self._keep_alive = self._keep_alive and not self.service.stopping
+        assert self._env is not None or not keep_alive
+        date = "" if head.dated else self.service.clock.date_line
+        if not keep_alive:
+            connection = "Connection: close\r\n"
+        elif self._env["SERVER_PROTOCOL"] == "HTTP/1.0":  # type: ignore[index]
+            connection = "Connection: keep-alive\r\n"
+        else:
+            connection = ""
+        text = f"{head.status_line}{head.block}{date}{size_field}{connection}\r\n"
+        try:
+            data = text.encode("latin-1")
+        except UnicodeEncodeError as error:
+            raise ResponseError(f"a header cannot be sent as latin-1: {error}") from None
+        self.put(data + payload if payload else data)
+        if self._started:
+            self._note(head.status, None if payload is None else len(data) + len(payload))
+
+    def _note(self, status: int, size: int | None) -> None:
+        if self.service.access_log is None or self._env is None:
+            return
+        self.service.access_log.note(
+            self._env,
+            self.service.clock.date_line[6:-2],
+            status,
+            size,
+            time.perf_counter() - self._started,
+        )
+        self._started = 0.0
+
+    def say(
+        self,
+        status: int,
+        fields: list[tuple[str, str]],
+        text: str = "",
+        head_only: bool = False,
+    ) -> None:
+        """Answers the request in hand without the app."""
+        number, line = parse_status(status)
+        head = ResponseHead(number, line)
+        fields.append(("Content-Type", "text/plain; charset=utf-8"))
+        parse_headers(head, fields, 1 << 16)
+        payload = (text or line[13:-2]).encode()
+        length = len(payload)
+        if head_only or (self._env is not None and self._env["REQUEST_METHOD"] == "HEAD"):
+            payload = b""
+        self._send_head(head, f"Content-Length: {length}\r\n", payload)
+        self.response_ended()
+
+    def refuse(self, error: ProtocolError, head_only: bool = False) -> None:
+        """Answers a client that broke the protocol, and ends the connection.
+
+        "A server that receives an invalid request ought to respond with a 400" - RFC 9112;
+        nothing behind it is looked at.
+        """
+        self._keep_alive = False
+        self._state = READING
+        self._in_turn = True  # the end of the answer is not the end of the connection yet
+        _, line = parse_status(error.status)
+        self.say(error.status or 400, [], f"{line[13:-2]}: {error}", head_only)
+        self._in_turn = False
+        self.linger()
+        if str(error) in TELLING:
+            self.service.log_once(str(error))
+
+    # Ending.
+
+    def close(self) -> None:
+        """Ends the connection when all that was written is sent."""
+        self.flush()
+        self._state = CLOSING
+        self._unsent = self.pending()
+        self.deadline = self.service.clock.deadline(self.service.settings.send_timeout)
+        self.transport.close()
+
+    def linger(self) -> None:
+        """Ends our side, and reads on for a while.
+
+        "the server ... closes the write side of the read/write connection first" - RFC
+        9112, 9.6: bytes that nobody read would reset the connection, and with it the
+        response that the client has not seen yet.
+        """
+        self.flush()
+        self._state = LINGERING
+        self.deadline = self.service.clock.deadline(_LINGER_SECONDS)
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+
+    def abort(self) -> None:
+        """Ends at once."""
+        self.deadline = NEVER
+        self.transport.abort()

@@ -1,0 +1,133 @@
+"""A body that is a callable: it is handed a stream, and writes when it likes."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from iodine_aio.errors import UsageError
+from iodine_aio.logs import error_log
+from iodine_aio.protocols.sending import Outlet, TaskSender, close_body
+from iodine_aio.protocols.writing import bytes_of
+from iodine_aio.wire.response import Framing
+
+
+class Stream:
+    """What a callable body, or the callable of a `rack.hijack` field, writes to."""
+
+    def __init__(self, write: Callable[[bytes], bool], sender: "StreamSender") -> None:
+        self._write = write
+        self._sender = sender
+
+    def write(self, data: str | bytes) -> bool:
+        """Sends `data`; False if the client is gone or takes too little for now.
+
+        Raises:
+            UsageError: `data` is neither str nor bytes, or the stream is closed.
+        """
+        if self.closed:
+            raise UsageError("this stream is closed")
+        return self._write(bytes_of(data))
+
+    __lshift__ = write
+
+    def flush(self) -> None:
+        """Does nothing: what was written is on its way."""
+
+    async def drain(self) -> bool:
+        """Waits until the client takes more; False if it is gone."""
+        return await self._sender.drain()
+
+    async def send(self, data: str | bytes) -> bool:
+        """Writes, then drains."""
+        self.write(data)
+        return await self.drain()
+
+    def close(self) -> None:
+        """Ends the response."""
+        self._sender.close()
+
+    @property
+    def closed(self) -> bool:
+        """True once the response has ended, by whichever side."""
+        return self._sender.closed
+
+
+class StreamSender(TaskSender):
+    """A body that is a callable: it is handed a stream and writes when it likes.
+
+    Args:
+        lasting: the stream stays open when the callable has returned (`rack.hijack`);
+            else the response ends with it.
+    """
+
+    __slots__ = ("_lasting", "_overrun", "closed")
+
+    def __init__(self, outlet: Outlet, body: Any, framing: Framing, lasting: bool) -> None:
+        super().__init__(outlet, body, framing)
+        self._lasting = lasting
+        self._overrun = False
+        self.closed = False
+
+    def start(self) -> None:
+        try:
+            result = self._body(Stream(self._put, self))
+        except (Exception, SystemExit) as error:
+            self.closed = True
+            self._break_off(error)
+            return
+        if result is not None and hasattr(result, "__await__"):
+            self._task = self._outlet.service.start_task(self._follow(result))
+        elif not self._lasting:
+            self.close()
+
+    def abandon(self) -> None:
+        self.closed = True
+        self.resume()
+        if self._task is not None:
+            self._task.cancel()
+        close_body(self._outlet.service, self._body)
+
+    def close(self) -> None:
+        """Ends the response."""
+        if not self.closed:
+            self.closed = True
+            self._finish()
+
+    async def drain(self) -> bool:
+        """Waits until the client takes more."""
+        self._outlet.flush()
+        while self._outlet.paused and not self.closed:
+            if self._waiter is None or self._waiter.done():
+                self._waiter = self._outlet.service.loop.create_future()
+            await asyncio.shield(self._waiter)
+        await asyncio.sleep(0)  # a writer that never waits must not keep the loop to itself
+        return not self.closed
+
+    async def _follow(self, result: Awaitable[Any]) -> None:
+        try:
+            await result
+        except asyncio.CancelledError:
+            self.closed = True
+            raise
+        except (Exception, SystemExit) as error:
+            if not self.closed:
+                self.closed = True
+                self._break_off(error)
+        else:
+            if not self._lasting:
+                self.close()
+
+    def _put(self, data: bytes) -> bool:
+        outlet = self._outlet
+        settings = outlet.service.settings
+        pending = outlet.pending()
+        if pending > settings.hard_limit_bytes:
+            if not self._overrun:
+                self._overrun = True
+                self.closed = True
+                error_log.error("a response was broken off: its client reads too slowly")
+                outlet.service.loop.call_soon(outlet.response_sent, False)
+            return False
+        outlet.put(self.framing.encode(data))
+        outlet.flush()
+        return pending <= settings.soft_limit_bytes
