@@ -108,6 +108,9 @@ def check_partial_head(data: bytes, max_head_bytes: int) -> None:
 
 
 def _find_bare_lf(data: bytes) -> int:
+    # Asked at every byte of a head that comes byte by byte: no loop over its lines.
+    if data.count(b"\n") == data.count(b"\r\n"):
+        return -1
     at = data.find(b"\n")
     while at > 0 and data[at - 1] == 13:
         at = data.find(b"\n", at + 1)
