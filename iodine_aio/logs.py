@@ -14,10 +14,21 @@ error_log: Final = logging.getLogger("iodine_aio.error")
 access_log: Final = logging.getLogger("iodine_aio.access")
 
 
+class _EntryFormatter(logging.Formatter):
+    """One entry, on lines that only it can begin.
+
+    An error may quote a client: its line breaks forge no entry, and its control
+    characters reach no terminal.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n    ".join(map(_without_controls, super().format(record).split("\n")))
+
+
 def log_to_stderr(access: bool) -> None:
     """Sends the entries of both logs to stderr, unless the program has its own handlers."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_EntryFormatter("%(message)s"))
     for logger, level in ((error_log, logging.INFO), (access_log, logging.INFO)):
         if not logger.hasHandlers():
             logger.addHandler(handler)
@@ -29,6 +40,12 @@ def log_to_stderr(access: bool) -> None:
 def printable(text: str) -> str:
     """`text` with everything that a terminal or a log reader could take for a command escaped."""
     return text if text.isascii() and text.isprintable() else ascii(text)[1:-1]
+
+
+def _without_controls(line: str) -> str:
+    if line.isprintable():
+        return line
+    return "".join([one if one.isprintable() else ascii(one)[1:-1] for one in line])
 
 
 class AccessLog:
