@@ -82,6 +82,8 @@ class Responding(asyncio.Protocol):
             data = output[0] if len(output) == 1 else b"".join(output)
             output.clear()
             self._kept = 0
+            if self.paused:  # more to send is not less taken
+                self._unsent += len(data)
             self.transport.write(data)
 
     def pending(self) -> int:
