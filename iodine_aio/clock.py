@@ -5,9 +5,11 @@ A deadline is an attribute that the tick looks at (30 ns), not a timer of the lo
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Collection
-from email.utils import formatdate
 from typing import Final, Protocol
+
+from iodine_aio.wire.dates import encode_date
 
 
 class Expiring(Protocol):
@@ -57,7 +59,7 @@ class Clock:
         self.now = 0.0
         self.idle_until = NEVER
         self._idle_seconds = idle_seconds
-        self.date_line = f"Date: {formatdate(usegmt=True)}\r\n"
+        self.date_line = f"Date: {encode_date(int(time.time()))}\r\n"
         self._loop: asyncio.AbstractEventLoop | None = None
         self._and_call: Callable[[], object] | None = None
         self._handle: asyncio.TimerHandle | None = None
@@ -84,7 +86,7 @@ class Clock:
         """Makes it `now`: whatever should have ended by then expires."""
         self.now = now + self.interval
         self.idle_until = self.deadline(self._idle_seconds)
-        self.date_line = f"Date: {formatdate(usegmt=True)}\r\n"
+        self.date_line = f"Date: {encode_date(int(time.time()))}\r\n"
         for late in [one for one in self.watched if one.deadline <= now]:
             late.expire(now)
 
