@@ -5,7 +5,7 @@ import contextlib
 import errno
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import aiohttp
@@ -15,40 +15,17 @@ import iodine_aio
 from iodine_aio.errors import UsageError
 from iodine_aio.server import Server
 from iodine_aio.serving import _prepared, listen, make_server, make_settings, serve
-
-KEPT = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+from tests.clients import connect
+from tests.handlers import Echo
+from tests.requests import KEPT
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
-
-
-@pytest.fixture(params=["uvloop", "asyncio"])
-def run(request: pytest.FixtureRequest) -> Run:
-    make = iodine_aio.new_event_loop if request.param == "uvloop" else asyncio.new_event_loop
-
-    def run(main: Coroutine[Any, Any, Any]) -> Any:
-        with asyncio.Runner(loop_factory=make) as runner:
-            return runner.run(asyncio.wait_for(main, 20))
-
-    return run
 
 
 @pytest.fixture
 def busy_port() -> Iterator[int]:
     with socket.create_server(("127.0.0.1", 0)) as sock:
         yield sock.getsockname()[1]
-
-
-@contextlib.asynccontextmanager
-async def connect(
-    server: Server,
-) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-    try:
-        yield reader, writer
-    finally:
-        writer.close()
-        with contextlib.suppress(OSError):
-            await writer.wait_closed()
 
 
 def hello(env: dict[str, Any]) -> Any:
@@ -71,13 +48,6 @@ class Held:
             self.cancelled = True
             raise
         return 200, {}, "held"
-
-
-class Echo:
-    """A raw handler that sends back what it gets."""
-
-    def on_message(self, data: bytes) -> None:
-        self.write(data)  # type: ignore[attr-defined]
 
 
 # ---- beginning ----

@@ -19,7 +19,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 BANNER = re.compile(r"iodine_aio serves on (\S+) \(pid \d+.*\)\n")
 SECONDS = 20
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.one_loop]
 
 
 class Example:

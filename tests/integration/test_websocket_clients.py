@@ -1,8 +1,6 @@
 """WebSockets as the clients of others see them: aiohttp and websockets."""
 
 import asyncio
-import functools
-import inspect
 
 import aiohttp
 import pytest
@@ -10,30 +8,6 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosedError, ConnectionClosedOK, InvalidStatus
 
 import iodine_aio
-
-LOOPS = [
-    pytest.param(iodine_aio.new_event_loop, id="uvloop"),
-    pytest.param(asyncio.new_event_loop, id="asyncio"),
-]
-
-
-def on_both_loops(test):
-    """Runs an async test on uvloop and on plain asyncio, for 10 seconds at most."""
-
-    @pytest.mark.parametrize("loop_factory", LOOPS)
-    @functools.wraps(test)
-    def run(loop_factory, **arguments):
-        async def limited():
-            async with asyncio.timeout(10):
-                await test(**arguments)
-
-        with asyncio.Runner(loop_factory=loop_factory) as runner:
-            runner.run(limited())
-
-    signature = inspect.signature(test)
-    factory = inspect.Parameter("loop_factory", inspect.Parameter.KEYWORD_ONLY)
-    run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), factory])
-    return run
 
 
 class Chat:
@@ -69,7 +43,6 @@ def address(server, path="/chat"):
     return f"ws://127.0.0.1:{server.port}{path}"
 
 
-@on_both_loops
 async def test_websockets_client_echoes_text_binary_and_large():
     """Up to the limit of 256 KiB, fragmented too."""
     async with (
@@ -84,7 +57,6 @@ async def test_websockets_client_echoes_text_binary_and_large():
         assert await client.recv() == "fragmented"
 
 
-@on_both_loops
 async def test_websockets_client_that_offers_compression_gets_none():
     """It is not available: no extension is in the answer."""
     async with (
@@ -94,7 +66,6 @@ async def test_websockets_client_that_offers_compression_gets_none():
         assert "Sec-WebSocket-Extensions" not in client.response.headers
 
 
-@on_both_loops
 async def test_websockets_client_gets_cookie_and_subprotocol():
     """What the app chose."""
     async with (
@@ -105,7 +76,6 @@ async def test_websockets_client_gets_cookie_and_subprotocol():
         assert client.response.headers["Set-Cookie"] == "seen=1"
 
 
-@on_both_loops
 async def test_websockets_client_pings():
     """And is answered."""
     async with (
@@ -117,7 +87,6 @@ async def test_websockets_client_pings():
         assert latency >= 0
 
 
-@on_both_loops
 async def test_websockets_client_closes_cleanly():
     """Its code comes back."""
     async with iodine_aio.serve(app, port=0) as server:
@@ -127,7 +96,6 @@ async def test_websockets_client_closes_cleanly():
         assert client.close_code == 4001
 
 
-@on_both_loops
 async def test_websockets_client_hears_our_code_and_reason():
     """Of a close by the handler."""
     async with (
@@ -141,7 +109,6 @@ async def test_websockets_client_hears_our_code_and_reason():
         assert (caught.value.rcvd.code, caught.value.rcvd.reason) == (4000, "as you said")
 
 
-@on_both_loops
 async def test_websockets_client_hears_1011_and_others_nothing(caplog):
     """Of a handler that raised."""
     async with (
@@ -159,7 +126,6 @@ async def test_websockets_client_hears_1011_and_others_nothing(caplog):
     assert [r.name for r in caplog.records if r.levelname == "ERROR"] == ["iodine_aio.error"]
 
 
-@on_both_loops
 async def test_websockets_client_hears_1009_of_a_message_too_long():
     """By one byte."""
     async with (
@@ -175,7 +141,6 @@ async def test_websockets_client_hears_1009_of_a_message_too_long():
         assert caught.value.rcvd.code == 1009
 
 
-@on_both_loops
 async def test_websockets_client_hears_1001_at_the_stop():
     """Going away is a clean end."""
     async with iodine_aio.serve(app, port=0) as server:
@@ -187,7 +152,6 @@ async def test_websockets_client_hears_1001_at_the_stop():
 
 
 @pytest.mark.parametrize(("path", "status"), [("/no", 401), ("/plain", 200)])
-@on_both_loops
 async def test_websockets_client_is_told_the_status_of_a_refusal(path, status):
     """The app's own response."""
     async with iodine_aio.serve(app, port=0) as server:
@@ -197,7 +161,6 @@ async def test_websockets_client_is_told_the_status_of_a_refusal(path, status):
         assert caught.value.response.status_code == status
 
 
-@on_both_loops
 async def test_fifty_websockets_clients_at_once():
     """Each gets its own messages, in order."""
     async with iodine_aio.serve(app, port=0) as server:
@@ -213,7 +176,6 @@ async def test_fifty_websockets_clients_at_once():
         assert answers == [[f"{i} {j}" for j in range(20)] for i in range(50)]
 
 
-@on_both_loops
 async def test_aiohttp_client_echoes_and_goes_on_with_http():
     """The same session, both protocols."""
     async with iodine_aio.serve(app, port=0) as server, aiohttp.ClientSession() as session:
@@ -226,7 +188,6 @@ async def test_aiohttp_client_echoes_and_goes_on_with_http():
             assert await response.text() == "plain"
 
 
-@on_both_loops
 async def test_aiohttp_client_hears_our_code():
     """Of a close by the handler."""
     async with (
@@ -241,7 +202,6 @@ async def test_aiohttp_client_hears_our_code():
         assert client.close_code == 4000
 
 
-@on_both_loops
 async def test_aiohttp_client_gets_426_without_an_upgrade():
     """With the version to come back with."""
     async with (
@@ -254,7 +214,6 @@ async def test_aiohttp_client_gets_426_without_an_upgrade():
 
 
 @pytest.mark.slow
-@on_both_loops
 async def test_websockets_client_that_only_answers_pings_stays():
     """Over many of our pings."""
     async with (

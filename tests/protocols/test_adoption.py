@@ -1,9 +1,7 @@
 """Handlers: classes and objects that are given the methods of the network."""
 
 import asyncio
-import functools
 import gc
-import inspect
 import weakref
 from dataclasses import dataclass
 
@@ -16,34 +14,7 @@ from iodine_aio.protocols.service import Service
 from iodine_aio.protocols.tcp import TCPProtocol
 from iodine_aio.protocols.websocket import WebSocketProtocol
 from iodine_aio.settings import Settings
-
-LOOPS = [
-    pytest.param(iodine_aio.new_event_loop, id="uvloop"),
-    pytest.param(asyncio.new_event_loop, id="asyncio"),
-]
-HANDSHAKE = (
-    b"GET / HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-)
-
-
-def on_both_loops(test):
-    """Runs an async test on uvloop and on plain asyncio, for 10 seconds at most."""
-
-    @pytest.mark.parametrize("loop_factory", LOOPS)
-    @functools.wraps(test)
-    def run(loop_factory, **arguments):
-        async def limited():
-            async with asyncio.timeout(10):
-                await test(**arguments)
-
-        with asyncio.Runner(loop_factory=loop_factory) as runner:
-            runner.run(limited())
-
-    signature = inspect.signature(test)
-    factory = inspect.Parameter("loop_factory", inspect.Parameter.KEYWORD_ONLY)
-    run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), factory])
-    return run
+from tests.requests import HANDSHAKE
 
 
 def open_websocket(handler):
@@ -268,7 +239,6 @@ async def shake_hands(server):
 
 @pytest.mark.parametrize("cls", [Plain, Based, BasedSlotted, Frozen, Equal])
 @pytest.mark.parametrize("as_instance", [False, True])
-@on_both_loops
 async def test_classes_and_instances_are_served(cls, as_instance):
     """A subclass of each that greets, by a WebSocket."""
 
@@ -291,7 +261,6 @@ async def test_classes_and_instances_are_served(cls, as_instance):
 
 
 @pytest.mark.parametrize("handler", [Slotted, Slotted()])
-@on_both_loops
 async def test_handler_without_room_answers_500(handler, caplog):
     """The client is told, the log says the cure."""
 
@@ -307,7 +276,6 @@ async def test_handler_without_room_answers_500(handler, caplog):
     assert [record.levelname for record in caplog.records] == ["ERROR"]
 
 
-@on_both_loops
 async def test_object_given_to_two_connections_answers_500_to_the_second(caplog):
     """The first one's connection is not touched."""
 
@@ -333,7 +301,6 @@ async def test_object_given_to_two_connections_answers_500_to_the_second(caplog)
     assert len(caplog.records) == 1
 
 
-@on_both_loops
 async def test_listen_takes_a_class_that_inherits_protocol():
     """And gives it the methods of a raw connection."""
 
@@ -352,7 +319,6 @@ async def test_listen_takes_a_class_that_inherits_protocol():
 
 
 @pytest.mark.parametrize("handler", [5, "text", Plain()])
-@on_both_loops
 async def test_listen_refuses_what_makes_no_handlers(handler):
     """One object cannot serve every connection."""
     with pytest.raises(UsageError, match="cannot serve every connection"):
@@ -360,7 +326,6 @@ async def test_listen_refuses_what_makes_no_handlers(handler):
 
 
 @pytest.mark.slow
-@on_both_loops
 async def test_nothing_of_200_connections_remains():
     """Connections come and go; neither protocols nor handlers are kept."""
     ended = asyncio.Event()

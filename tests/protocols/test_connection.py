@@ -2,8 +2,6 @@
 
 import asyncio
 import contextlib
-import functools
-import inspect
 import os
 import tempfile
 import threading
@@ -12,68 +10,12 @@ import pytest
 
 import iodine_aio
 from iodine_aio.errors import UsageError
+from tests.clients import listening
+from tests.handlers import Recorder
+from tests.requests import HANDSHAKE
 
-LOOPS = [
-    pytest.param(iodine_aio.new_event_loop, id="uvloop"),
-    pytest.param(asyncio.new_event_loop, id="asyncio"),
-]
 MIB = 1 << 20
-HANDSHAKE = (
-    b"GET /chat HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-)
 LIMITS = {"soft_limit_bytes": 1 << 16, "hard_limit_bytes": MIB}
-
-
-def on_both_loops(test):
-    """Runs an async test on uvloop and on plain asyncio, for 10 seconds at most."""
-
-    @pytest.mark.parametrize("loop_factory", LOOPS)
-    @functools.wraps(test)
-    def run(loop_factory, **arguments):
-        async def limited():
-            async with asyncio.timeout(10):
-                await test(**arguments)
-
-        with asyncio.Runner(loop_factory=loop_factory) as runner:
-            runner.run(limited())
-
-    signature = inspect.signature(test)
-    factory = inspect.Parameter("loop_factory", inspect.Parameter.KEYWORD_ONLY)
-    run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), factory])
-    return run
-
-
-class Recorder:
-    """A handler that notes what it is called with; its test waits for `opened`, `closed`."""
-
-    def __init__(self):
-        self.events = []
-        loop = asyncio.get_running_loop()
-        self.opened, self.closed = loop.create_future(), loop.create_future()
-
-    def on_open(self):
-        self.events.append("open")
-        self.opened.set_result(None)
-
-    def on_message(self, data):
-        self.events.append(data)
-
-    def on_close(self):
-        self.events.append("close")
-        self.closed.set_result(None)
-
-
-@contextlib.asynccontextmanager
-async def listening(handler, **options):
-    """A raw listener and one client's reader and writer."""
-    make = handler if callable(handler) else lambda: handler
-    async with iodine_aio.listen(0, make, **options) as server:
-        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-        try:
-            yield reader, writer
-        finally:
-            writer.transport.abort()
 
 
 @contextlib.asynccontextmanager
@@ -105,7 +47,6 @@ async def websocket_server(handlers, **options):
 # Raw connections.
 
 
-@on_both_loops
 async def test_telnet_echo_says_bye_and_closes_after_the_flush():
     """The document's echo."""
 
@@ -127,7 +68,6 @@ async def test_telnet_echo_says_bye_and_closes_after_the_flush():
         assert await reader.read() == b">> bye\r\nSee you\n"
 
 
-@on_both_loops
 async def test_raw_callbacks_come_in_order():
     """Open, bytes, close once and last; env is None and timeout 0."""
     handler = Recorder()
@@ -141,7 +81,6 @@ async def test_raw_callbacks_come_in_order():
     assert handler.events == ["open", b"bytes", "close"]
 
 
-@on_both_loops
 async def test_client_that_shut_its_side_still_gets_its_answer():
     """A coroutine that runs is not cut by the end of the client's sending."""
 
@@ -158,7 +97,6 @@ async def test_client_that_shut_its_side_still_gets_its_answer():
         assert await reader.read() == b"question"
 
 
-@on_both_loops
 async def test_raw_handler_that_raises_closes_its_connection(caplog):
     """One log entry."""
 
@@ -175,7 +113,6 @@ async def test_raw_handler_that_raises_closes_its_connection(caplog):
     assert len(caplog.records) == 1
 
 
-@on_both_loops
 async def test_silence_calls_ping():
     """After `timeout` seconds; the handler decides."""
 
@@ -187,7 +124,6 @@ async def test_silence_calls_ping():
         assert await reader.readexactly(12) == b"still there?"
 
 
-@on_both_loops
 async def test_silence_closes_where_there_is_no_ping():
     """After `timeout` seconds."""
     handler = Recorder()
@@ -196,7 +132,6 @@ async def test_silence_closes_where_there_is_no_ping():
         await handler.closed
 
 
-@on_both_loops
 async def test_stop_tells_raw_connections_and_closes_them():
     """What on_shutdown writes is sent."""
 
@@ -215,7 +150,6 @@ async def test_stop_tells_raw_connections_and_closes_them():
     assert handler.events == ["open", "close"]
 
 
-@on_both_loops
 async def test_full_server_sends_the_busy_message_and_goes_on():
     """A connection that is served already is not touched."""
 
@@ -242,7 +176,6 @@ async def test_full_server_sends_the_busy_message_and_goes_on():
             one.close()
 
 
-@on_both_loops
 async def test_handler_that_cannot_be_made_closes_the_connection(caplog):
     """The listener goes on."""
 
@@ -254,7 +187,6 @@ async def test_handler_that_cannot_be_made_closes_the_connection(caplog):
     assert len(caplog.records) == 1
 
 
-@on_both_loops
 async def test_listen_serves_a_unix_socket():
     """Its file is gone after the stop."""
 
@@ -275,7 +207,6 @@ async def test_listen_serves_a_unix_socket():
         assert os.listdir(folder) == []
 
 
-@on_both_loops
 async def test_listen_serves_an_asyncio_protocol():
     """It gets the transport itself."""
 
@@ -292,7 +223,6 @@ async def test_listen_serves_an_asyncio_protocol():
         assert await reader.readexactly(5) == b"hello"
 
 
-@on_both_loops
 async def test_busy_port_raises_where_listen_is_called():
     """An OSError, at once."""
     async with iodine_aio.listen(0, Recorder) as server:
@@ -303,7 +233,6 @@ async def test_busy_port_raises_where_listen_is_called():
 # Writing.
 
 
-@on_both_loops
 async def test_write_refuses_what_is_no_data():
     """A UsageError in the caller's face, nothing on the wire."""
     handler = Recorder()
@@ -318,7 +247,6 @@ async def test_write_refuses_what_is_no_data():
         assert await reader.readexactly(4) == b"ab\xc3\xab"
 
 
-@on_both_loops
 async def test_write_from_threads_keeps_the_order_of_each():
     """Three threads at once, none loses a line."""
     handler = Recorder()
@@ -341,7 +269,6 @@ async def test_write_from_threads_keeps_the_order_of_each():
         assert [int(i) for who, i in lines if who == name] == list(range(count))
 
 
-@on_both_loops
 async def test_write_and_close_from_a_thread_send_all_before_the_end():
     """In the order of the calls."""
     handler = Recorder()
@@ -357,7 +284,6 @@ async def test_write_and_close_from_a_thread_send_all_before_the_end():
         assert await reader.read() == b"last words"
 
 
-@on_both_loops
 async def test_write_after_the_end_returns_false():
     """On the loop and in a thread; nothing raises."""
     handler = Recorder()
@@ -376,7 +302,6 @@ async def test_write_after_the_end_returns_false():
     assert handler.events == ["open", "close"]
 
 
-@on_both_loops
 async def test_slow_reader_makes_write_return_false_and_drain_wait():
     """Above the soft limit; all that was queued arrives."""
     handler = Recorder()
@@ -398,7 +323,6 @@ async def test_slow_reader_makes_write_return_false_and_drain_wait():
         assert handler.write(b"more") is True
 
 
-@on_both_loops
 async def test_drain_of_a_connection_that_goes_returns_false():
     """Nobody waits for ever."""
     handler = Recorder()
@@ -413,7 +337,6 @@ async def test_drain_of_a_connection_that_goes_returns_false():
         assert await draining is False
 
 
-@on_both_loops
 async def test_hard_limit_closes_a_websocket_with_1008():
     """What was written before is sent first."""
     handler = Recorder()
@@ -432,7 +355,6 @@ async def test_hard_limit_closes_a_websocket_with_1008():
 
 
 @pytest.mark.parametrize("threaded", [False, True])
-@on_both_loops
 async def test_hard_limit_drops_by_policy(threaded):
     """The connection goes on without that message."""
     handler = Recorder()
@@ -450,7 +372,6 @@ async def test_hard_limit_drops_by_policy(threaded):
         assert await reader.readexactly(3) == b"yes"
 
 
-@on_both_loops
 async def test_hard_limit_counts_what_threads_have_posted():
     """While the loop has not come to it."""
     handler = Recorder()
@@ -467,7 +388,6 @@ async def test_hard_limit_counts_what_threads_have_posted():
 
 
 @pytest.mark.parametrize("name", ["on_drained", "on_ready"])
-@on_both_loops
 async def test_drained_is_told_when_all_is_sent(name):
     """Also under the name of 0.2, and after a small write."""
     drained = asyncio.Queue()
@@ -488,7 +408,6 @@ async def test_drained_is_told_when_all_is_sent(name):
         assert await drained.get() == 0
 
 
-@on_both_loops
 async def test_nothing_is_handled_while_the_peer_takes_nothing():
     """An echo to a client that does not read stops reading."""
 
@@ -508,7 +427,6 @@ async def test_nothing_is_handled_while_the_peer_takes_nothing():
         assert connection.pending < 4 * MIB
 
 
-@on_both_loops
 async def test_client_that_takes_nothing_is_dropped_after_send_timeout():
     """Its memory is freed."""
     handler = Recorder()
@@ -524,7 +442,6 @@ async def test_client_that_takes_nothing_is_dropped_after_send_timeout():
 # Each other.
 
 
-@on_both_loops
 async def test_each_leaves_the_caller_out_and_counts_all():
     """Of the same kind only; ids differ."""
     handlers = [Recorder() for _ in range(3)]
@@ -548,7 +465,6 @@ async def test_each_leaves_the_caller_out_and_counts_all():
         assert {id(one) for one in everyone} == {id(one) for one in (*handlers, raw)}
 
 
-@on_both_loops
 async def test_each_survives_connections_that_go_meanwhile():
     """On a snapshot; one that was closed by then is left out."""
     handlers = [Recorder() for _ in range(3)]
@@ -567,7 +483,6 @@ async def test_each_survives_connections_that_go_meanwhile():
         assert len(seen) == 1
 
 
-@on_both_loops
 async def test_broadcast_reaches_every_other():
     """The document's broadcast."""
 
@@ -585,7 +500,6 @@ async def test_broadcast_reaches_every_other():
             assert await reader.readexactly(4) == b"\x81\x02hi"
 
 
-@on_both_loops
 async def test_env_of_the_request_is_kept_without_its_input():
     """What would keep the request's protocol alive is gone."""
     handler = Recorder()
@@ -600,7 +514,6 @@ async def test_env_of_the_request_is_kept_without_its_input():
 
 
 @pytest.mark.parametrize("threaded", [False, True])
-@on_both_loops
 async def test_deferred_function_never_overlaps_a_callback(threaded):
     """It gets its arguments, on the loop, when the callback has returned."""
     go_on = asyncio.Event()
@@ -634,7 +547,6 @@ async def test_deferred_function_never_overlaps_a_callback(threaded):
     assert handler.events[:4] == ["open", "begun", "ended", (1, 2, "MainThread")]
 
 
-@on_both_loops
 async def test_deferred_coroutine_holds_up_the_next_message():
     """As a callback's does."""
     handler = Recorder()
@@ -659,7 +571,6 @@ async def test_deferred_coroutine_holds_up_the_next_message():
     assert handler.events[:4] == ["open", "deferred", "done", b"x"]
 
 
-@on_both_loops
 async def test_run_uses_the_pool_for_functions_and_a_task_for_coroutines():
     """Both get their arguments."""
     handler = Recorder()
@@ -687,7 +598,6 @@ async def test_run_uses_the_pool_for_functions_and_a_task_for_coroutines():
         assert await names.get() == (3, "MainThread")
 
 
-@on_both_loops
 async def test_job_that_raises_is_logged_and_harms_nobody(caplog):
     """In the pool and as a task."""
     handler = Recorder()
@@ -709,7 +619,6 @@ async def test_job_that_raises_is_logged_and_harms_nobody(caplog):
         assert await reader.readexactly(4) == b"fine"
 
 
-@on_both_loops
 async def test_callbacks_of_many_that_come_and_go_are_in_order():
     """Whoever ends it: on_open once, on_close once and last."""
     handlers = [Recorder() for _ in range(40)]

@@ -8,7 +8,6 @@ whatever is refused: it must never be looked at.
 
 import asyncio
 import json
-from collections import deque
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ import iodine_aio
 from iodine_aio.protocols.http1 import HTTPProtocol
 from iodine_aio.protocols.service import Service
 from iodine_aio.settings import Settings
+from tests.transports import FakeLoop, FakeTransport
 
 CORPUS = Path(__file__).parent.parent / "corpus"
 EXPECTED = json.loads((CORPUS / "expected.json").read_text())
@@ -31,68 +31,6 @@ TEMPLATE = {
 }
 READING_SECONDS = 5
 SLOW_IN_TWO = ["pipelined-more-than-one-turn", "trailers-unbounded-in-sum"]
-
-
-class FakeLoop:
-    """Runs what was asked for soon when it is told to; its time stands still."""
-
-    def __init__(self):
-        self._soon = deque()
-
-    def call_soon(self, function, *args, context=None):
-        self._soon.append((function, args))
-
-    def call_later(self, seconds, function, *args):
-        return None
-
-    def time(self):
-        return 0.0
-
-    def get_debug(self):
-        return False
-
-    def run(self):
-        """Runs until nothing is left."""
-        while self._soon:
-            function, args = self._soon.popleft()
-            function(*args)
-
-
-class FakeTransport(asyncio.Transport):
-    """Keeps what was written; never full."""
-
-    def __init__(self):
-        super().__init__()
-        self.written = bytearray()
-        self.ended = False
-
-    def write(self, data):
-        assert not self.ended, "written after the end"
-        self.written += data
-
-    def close(self):
-        self.ended = True
-
-    def abort(self):
-        self.ended = True
-
-    def write_eof(self):
-        self.ended = True
-
-    def can_write_eof(self):
-        return True
-
-    def is_closing(self):
-        return self.ended
-
-    def get_write_buffer_size(self):
-        return 0
-
-    def pause_reading(self):
-        pass
-
-    def resume_reading(self):
-        pass
 
 
 class Echo:

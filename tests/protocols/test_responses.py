@@ -6,7 +6,6 @@ import http.client
 import io
 import os
 import socket
-import struct
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
@@ -15,89 +14,14 @@ from typing import Any
 import pytest
 from werkzeug import Request
 
-import iodine_aio
-from iodine_aio.server import Server
 from iodine_aio.serving import serve
+from tests.clients import Answer, ask, connect, exchange, reset
+from tests.handlers import Body
+from tests.requests import GET, KEPT
 
-GET = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
-KEPT = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 MIB = 1024 * 1024
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
-
-
-@pytest.fixture(params=["uvloop", "asyncio"])
-def run(request: pytest.FixtureRequest) -> Run:
-    make = iodine_aio.new_event_loop if request.param == "uvloop" else asyncio.new_event_loop
-
-    def run(main: Coroutine[Any, Any, Any]) -> Any:
-        with asyncio.Runner(loop_factory=make) as runner:
-            return runner.run(asyncio.wait_for(main, 20))
-
-    return run
-
-
-class Answer:
-    """A response that ended with its connection."""
-
-    def __init__(self, wire: bytes) -> None:
-        self.wire = wire
-        head, _, self.body = wire.partition(b"\r\n\r\n")
-        status_line, *lines = head.decode("latin-1").split("\r\n")
-        self.status = int(status_line.split()[1])
-        self.reason = status_line.split(" ", 2)[2]
-        self.fields = {
-            name.lower(): value for name, _, value in (line.partition(": ") for line in lines)
-        }
-
-    @property
-    def content(self) -> bytes:
-        """The body, without its chunks."""
-        if self.fields.get("transfer-encoding") != "chunked":
-            return self.body
-        content, rest = b"", self.body
-        while True:
-            size, _, rest = rest.partition(b"\r\n")
-            length = int(size, 16)
-            content += rest[:length]
-            assert rest[length : length + 2] == b"\r\n"
-            rest = rest[length + 2 :]
-            if not length:
-                assert rest == b""
-                return content
-
-
-@contextlib.asynccontextmanager
-async def connect(
-    server: Server, **options: Any
-) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", server.port, **options)
-    try:
-        yield reader, writer
-    finally:
-        writer.close()
-        with contextlib.suppress(OSError):
-            await writer.wait_closed()
-
-
-async def exchange(server: Server, *requests: bytes) -> bytes:
-    async with connect(server) as (reader, writer):
-        for request in requests:
-            writer.write(request)
-            await writer.drain()
-        return await reader.read()
-
-
-async def ask(app: Any, request: bytes = GET, **options: Any) -> Answer:
-    async with serve(app, port=0, **options) as server:
-        return Answer(await exchange(server, request))
-
-
-def reset(writer: asyncio.StreamWriter) -> None:
-    """Goes away, as TCP says it without doubt."""
-    sock = writer.get_extra_info("socket")
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    writer.transport.abort()
 
 
 def errors_in(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -514,23 +438,6 @@ def test_half_a_response_until_close_is_a_reset(run: Run, caplog):
 
 
 # ---- close() ----
-
-
-class Body:
-    """An iterable that counts how often it was closed."""
-
-    def __init__(self, *pieces: Any) -> None:
-        self.pieces = pieces
-        self.closed = 0
-
-    def __iter__(self) -> Iterator[Any]:
-        for piece in self.pieces:
-            if isinstance(piece, Exception):
-                raise piece
-            yield piece
-
-    def close(self) -> None:
-        self.closed += 1
 
 
 @pytest.mark.parametrize(

@@ -1,117 +1,17 @@
 """Upgrades: what the app said, and what the client is sent for it."""
 
 import asyncio
-import contextlib
-import functools
-import inspect
 
 import pytest
 
 import iodine_aio
+from tests.clients import connected, read_head, read_response
+from tests.frames import text_frame
+from tests.handlers import Body, Echo
+from tests.requests import ACCEPT, encode_handshake, encode_upgrade
 
-LOOPS = [
-    pytest.param(iodine_aio.new_event_loop, id="uvloop"),
-    pytest.param(asyncio.new_event_loop, id="asyncio"),
-]
-KEY = "dGhlIHNhbXBsZSBub25jZQ=="
-ACCEPT = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="  # of KEY: RFC 6455, 1.3
 QUICK_CLOCK = {"ping_interval": 0.1}  # ticks soon, to count out what others closed
 SECOND = b"GET /second HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
-
-
-def on_both_loops(test):
-    """Runs an async test on uvloop and on plain asyncio, for 10 seconds at most."""
-
-    @pytest.mark.parametrize("loop_factory", LOOPS)
-    @functools.wraps(test)
-    def run(loop_factory, **arguments):
-        async def limited():
-            async with asyncio.timeout(10):
-                await test(**arguments)
-
-        with asyncio.Runner(loop_factory=loop_factory) as runner:
-            runner.run(limited())
-
-    signature = inspect.signature(test)
-    factory = inspect.Parameter("loop_factory", inspect.Parameter.KEYWORD_ONLY)
-    run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), factory])
-    return run
-
-
-def handshake(*, target="/", method="GET", key=KEY, version="13", fields=(), http="1.1"):
-    """A WebSocket handshake's bytes."""
-    lines = [f"{method} {target} HTTP/{http}", "Host: h", "Upgrade: websocket"]
-    lines += ["Connection: Upgrade", *fields]
-    if key is not None:
-        lines.append(f"Sec-WebSocket-Key: {key}")
-    if version is not None:
-        lines.append(f"Sec-WebSocket-Version: {version}")
-    return "\r\n".join([*lines, "", ""]).encode("latin-1")
-
-
-def raw_request(*fields, upgrade="echo"):
-    """An upgrade request to something else than a WebSocket."""
-    lines = ["GET / HTTP/1.1", "Host: h", f"Upgrade: {upgrade}", "Connection: upgrade", *fields]
-    return "\r\n".join([*lines, "", ""]).encode()
-
-
-def text_frame(text):
-    """A short text message as a client sends it, under a mask of zeros."""
-    payload = text.encode()
-    return bytes([0x81, 0x80 | len(payload), 0, 0, 0, 0]) + payload
-
-
-async def read_head(reader):
-    """Status and fields of one response, names in lower case."""
-    lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-    fields = [tuple(line.split(": ", 1)) for line in lines[1:-2]]
-    return int(lines[0].split(" ")[1]), [(name.lower(), value) for name, value in fields]
-
-
-async def read_response(reader):
-    """Status, fields as a dict and body of one response with a length."""
-    status, fields = await read_head(reader)
-    named = dict(fields)
-    return status, named, await reader.readexactly(int(named.get("content-length", 0)))
-
-
-class connected:
-    """A served app and a client's reader and writer."""
-
-    def __init__(self, app, **options):
-        self._app, self._options = app, options
-
-    async def __aenter__(self):
-        self._server = await iodine_aio.serve(self._app, port=0, **self._options).started()
-        reader, self._writer = await asyncio.open_connection("127.0.0.1", self._server.port)
-        return reader, self._writer
-
-    async def __aexit__(self, *_):
-        self._writer.close()
-        with contextlib.suppress(ConnectionError):
-            await self._writer.wait_closed()
-        await self._server.stop()
-
-
-class Echo:
-    """Sends every message back."""
-
-    def on_message(self, data):
-        self.write(data)
-
-
-class Body:
-    """A response body that knows whether it was closed."""
-
-    def __init__(self, *parts):
-        self.parts = parts
-        self.closed = 0
-
-    def __iter__(self):
-        return iter(self.parts)
-
-    def close(self):
-        self.closed += 1
 
 
 def chooser(key, handler, status=0, headers=None, body=None):
@@ -130,11 +30,10 @@ def chooser(key, handler, status=0, headers=None, body=None):
 
 
 @pytest.mark.parametrize("status", [0, -1, 100, 101, 200, 204, 1000])
-@on_both_loops
 async def test_status_outside_300_to_599_accepts_a_websocket(status):
     """Whatever else the status is, 101 is sent."""
     async with connected(chooser("upgrade.websocket", Echo, status)) as (reader, writer):
-        writer.write(handshake())
+        writer.write(encode_handshake())
         got, fields = await read_head(reader)
         writer.write(text_frame("hi"))
 
@@ -146,28 +45,25 @@ async def test_status_outside_300_to_599_accepts_a_websocket(status):
 
 
 @pytest.mark.parametrize("key", ["upgrade.websocket", "iodine.websocket"])
-@on_both_loops
 async def test_either_key_of_env_chooses_a_websocket(key):
     """The name of Iodine's own works too."""
     async with connected(chooser(key, Echo)) as (reader, writer):
-        writer.write(handshake())
+        writer.write(encode_handshake())
 
         assert (await read_head(reader))[0] == 101
 
 
-@on_both_loops
 async def test_fields_of_the_app_stand_in_the_101():
     """Cookies and the subprotocol are the app's to say."""
     headers = [("Set-Cookie", "a=1"), ("Set-Cookie", "b=2"), ("Sec-WebSocket-Protocol", "chat")]
     async with connected(chooser("upgrade.websocket", Echo, 0, headers)) as (reader, writer):
-        writer.write(handshake(fields=["Sec-WebSocket-Protocol: chat, other"]))
+        writer.write(encode_handshake(fields=["Sec-WebSocket-Protocol: chat, other"]))
         _, fields = await read_head(reader)
 
         assert [value for name, value in fields if name == "set-cookie"] == ["a=1", "b=2"]
         assert ("sec-websocket-protocol", "chat") in fields
 
 
-@on_both_loops
 async def test_fields_that_a_101_says_itself_are_left_out():
     """The app's framing and connection fields would contradict the 101."""
     headers = {
@@ -182,7 +78,7 @@ async def test_fields_that_a_101_says_itself_are_left_out():
         reader,
         writer,
     ):
-        writer.write(handshake())
+        writer.write(encode_handshake())
         _, fields = await read_head(reader)
         names = [name for name, _ in fields]
         writer.write(text_frame("x"))
@@ -196,19 +92,17 @@ async def test_fields_that_a_101_says_itself_are_left_out():
         assert await reader.readexactly(3) == b"\x81\x01x"
 
 
-@on_both_loops
 async def test_body_of_an_accepting_app_is_dropped_and_closed():
     """A whole-response middleware may have wrapped it: close() is called once."""
     body = Body("never seen")
     async with connected(chooser("upgrade.websocket", Echo, 200, {}, body)) as (reader, writer):
-        writer.write(handshake() + text_frame("x"))
+        writer.write(encode_handshake() + text_frame("x"))
         await read_head(reader)
 
         assert await reader.readexactly(3) == b"\x81\x01x"
         assert body.closed == 1
 
 
-@on_both_loops
 async def test_async_app_accepts_a_websocket():
     """The decision is made when the coroutine has returned."""
 
@@ -218,14 +112,13 @@ async def test_async_app_accepts_a_websocket():
         return 0, {}, None
 
     async with connected(app) as (reader, writer):
-        writer.write(handshake() + text_frame("early"))
+        writer.write(encode_handshake() + text_frame("early"))
 
         assert (await read_head(reader))[0] == 101
         assert await reader.readexactly(7) == b"\x81\x05early"
 
 
 @pytest.mark.parametrize("copied", [False, True])
-@on_both_loops
 async def test_accept_function_works_on_a_copied_env_too(copied):
     """A middleware that copies env does not lose the upgrade."""
 
@@ -237,13 +130,12 @@ async def test_accept_function_works_on_a_copied_env_too(copied):
         return inner(dict(env) if copied else env)
 
     async with connected(app) as (reader, writer):
-        writer.write(handshake() + text_frame("hi"))
+        writer.write(encode_handshake() + text_frame("hi"))
 
         assert (await read_head(reader))[0] == 101
         assert await reader.readexactly(4) == b"\x81\x02hi"
 
 
-@on_both_loops
 async def test_offer_says_what_the_client_asked_for():
     """Both keys are there on every request."""
 
@@ -254,10 +146,10 @@ async def test_offer_says_what_the_client_asked_for():
     async with connected(app) as (reader, writer):
         for request in (
             b"GET / HTTP/1.1\r\nHost: h\r\n\r\n",
-            handshake(),
-            raw_request(),
-            handshake(version="8"),
-            handshake(method="POST", fields=["Content-Length: 0"]),
+            encode_handshake(),
+            encode_upgrade(),
+            encode_handshake(version="8"),
+            encode_handshake(method="POST", fields=["Content-Length: 0"]),
             b"GET / HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\n\r\n",
         ):
             writer.write(request)
@@ -277,12 +169,11 @@ async def test_offer_says_what_the_client_asked_for():
 
 
 @pytest.mark.parametrize("status", [302, 401, 500])
-@on_both_loops
 async def test_status_of_300_to_599_refuses_by_that_response(status):
     """So that middleware can veto; the connection goes on as HTTP."""
     app = chooser("upgrade.websocket", Echo, status, {"X-Why": "veto"}, "no")
     async with connected(app) as (reader, writer):
-        writer.write(handshake() + SECOND)
+        writer.write(encode_handshake() + SECOND)
         got, fields, body = await read_response(reader)
 
         assert (got, fields["x-why"], body) == (status, "veto", b"no")
@@ -293,14 +184,13 @@ async def test_status_of_300_to_599_refuses_by_that_response(status):
     "request_bytes",
     [
         b"GET / HTTP/1.1\r\nHost: h\r\n\r\n",
-        handshake(version="8"),
-        handshake(version=None),
-        raw_request(),
-        handshake(method="POST", fields=["Content-Length: 0"]),
+        encode_handshake(version="8"),
+        encode_handshake(version=None),
+        encode_upgrade(),
+        encode_handshake(method="POST", fields=["Content-Length: 0"]),
     ],
     ids=["no upgrade", "other version", "no version", "other protocol", "POST"],
 )
-@on_both_loops
 async def test_websocket_chosen_where_none_was_asked_answers_426(request_bytes):
     """With the fields that tell the client how to come back (RFC 6455, 4.4)."""
     async with connected(chooser("upgrade.websocket", Echo)) as (reader, writer):
@@ -313,11 +203,10 @@ async def test_websocket_chosen_where_none_was_asked_answers_426(request_bytes):
         assert "upgrade" in fields["connection"].lower()
 
 
-@on_both_loops
 async def test_http_1_0_request_cannot_be_upgraded():
     """Its Upgrade field must be ignored (RFC 9110, 7.8)."""
     async with connected(chooser("upgrade.websocket", Echo)) as (reader, writer):
-        writer.write(handshake(http="1.0"))
+        writer.write(encode_handshake(http="1.0"))
 
         assert (await read_head(reader))[0] == 426
 
@@ -325,22 +214,20 @@ async def test_http_1_0_request_cannot_be_upgraded():
 @pytest.mark.parametrize(
     "key", [None, "", "short", "?" * 24, "A" * 24, "dGhlIHNhbXBsZSBub25jZ\xe9=="]
 )
-@on_both_loops
 async def test_bad_key_answers_400(key):
     """A key that is no 16 bytes in base64 is a broken handshake."""
     app = chooser("upgrade.websocket", Echo)
     async with connected(app) as (reader, writer):
-        writer.write(handshake(key=key))
+        writer.write(encode_handshake(key=key))
 
         assert (await read_head(reader))[0] == 400
 
 
-@on_both_loops
 async def test_body_of_a_refused_choice_is_closed():
     """Also where our own answer takes the place of the app's."""
     body = Body("x")
     async with connected(chooser("upgrade.websocket", Echo, 0, {}, body)) as (reader, writer):
-        writer.write(handshake(version="8"))
+        writer.write(encode_handshake(version="8"))
         await read_response(reader)
 
         assert body.closed == 1
@@ -350,17 +237,15 @@ async def test_body_of_a_refused_choice_is_closed():
     ("origin", "status"),
     [("https://a.example", 101), ("https://evil.example", 403), ("null", 403), (None, 101)],
 )
-@on_both_loops
 async def test_origin_outside_the_allowed_ones_answers_403(origin, status):
     """No Origin is no browser: it is let in."""
     app = chooser("upgrade.websocket", Echo)
     async with connected(app, allowed_origins=("https://a.example",)) as (reader, writer):
-        writer.write(handshake(fields=[] if origin is None else [f"Origin: {origin}"]))
+        writer.write(encode_handshake(fields=[] if origin is None else [f"Origin: {origin}"]))
 
         assert (await read_head(reader))[0] == status
 
 
-@on_both_loops
 async def test_constructor_that_raises_answers_500(caplog):
     """The connection is still HTTP: the next request is answered."""
 
@@ -369,19 +254,18 @@ async def test_constructor_that_raises_answers_500(caplog):
             raise RuntimeError("not today")
 
     async with connected(chooser("upgrade.websocket", Broken)) as (reader, writer):
-        writer.write(handshake() + SECOND)
+        writer.write(encode_handshake() + SECOND)
 
         assert (await read_response(reader))[0] == 500
         assert (await read_response(reader))[2] == b"second"
     assert len(caplog.records) == 1
 
 
-@on_both_loops
 async def test_subprotocol_with_a_line_break_never_reaches_the_wire(caplog):
     """Response splitting through what the client offered."""
     headers = {"Sec-WebSocket-Protocol": "chat\r\nInjected: yes"}
     async with connected(chooser("upgrade.websocket", Echo, 0, headers)) as (reader, writer):
-        writer.write(handshake())
+        writer.write(encode_handshake())
         status, fields, _ = await read_response(reader)
 
         assert status == 500
@@ -389,12 +273,11 @@ async def test_subprotocol_with_a_line_break_never_reaches_the_wire(caplog):
 
 
 @pytest.mark.parametrize("name", ["Protocol", "Extensions", "Version"])
-@on_both_loops
 async def test_bytes_beyond_ascii_in_handshake_fields_do_no_harm(name):
     """They are ignored or answered; the next connection is served."""
     fields = [f"Sec-WebSocket-{name}: \x80\xff"]
     async with connected(chooser("upgrade.websocket", Echo)) as (reader, writer):
-        writer.write(handshake(version=None if name == "Version" else "13", fields=fields))
+        writer.write(encode_handshake(version=None if name == "Version" else "13", fields=fields))
 
         assert (await read_head(reader))[0] in (101, 400, 426)
 
@@ -402,7 +285,6 @@ async def test_bytes_beyond_ascii_in_handshake_fields_do_no_harm(name):
 # What is around the request.
 
 
-@on_both_loops
 async def test_messages_behind_the_request_come_after_on_open():
     """Early bytes are kept for the handler."""
     events = []
@@ -417,14 +299,13 @@ async def test_messages_behind_the_request_come_after_on_open():
             self.write(data)
 
     async with connected(chooser("upgrade.websocket", Handler)) as (reader, writer):
-        writer.write(handshake() + text_frame("a") + text_frame("b"))
+        writer.write(encode_handshake() + text_frame("a") + text_frame("b"))
         await read_head(reader)
 
         assert await reader.readexactly(6) == b"\x81\x01a\x81\x01b"
         assert events == ["open", "a", "b"]
 
 
-@on_both_loops
 async def test_upgrade_behind_other_requests_is_answered_in_turn():
     """A pipelined upgrade waits for the responses before it."""
 
@@ -437,7 +318,7 @@ async def test_upgrade_behind_other_requests_is_answered_in_turn():
 
     async with connected(app) as (reader, writer):
         plain = b"GET /%d HTTP/1.1\r\nHost: h\r\n\r\n"
-        writer.write(plain % 1 + plain % 2 + handshake(target="/ws") + text_frame("x"))
+        writer.write(plain % 1 + plain % 2 + encode_handshake(target="/ws") + text_frame("x"))
 
         assert (await read_response(reader))[2] == b"/1"
         assert (await read_response(reader))[2] == b"/2"
@@ -445,11 +326,10 @@ async def test_upgrade_behind_other_requests_is_answered_in_turn():
         assert await reader.readexactly(3) == b"\x81\x01x"
 
 
-@on_both_loops
 async def test_declined_upgrade_leaves_the_connection_to_http():
     """An app that sets nothing answers as always."""
     async with connected(lambda env: (200, {}, env["PATH_INFO"])) as (reader, writer):
-        writer.write(handshake(target="/first") + SECOND)
+        writer.write(encode_handshake(target="/first") + SECOND)
 
         assert (await read_response(reader))[2] == b"/first"
         assert (await read_response(reader))[2] == b"/second"
@@ -463,7 +343,6 @@ async def test_declined_upgrade_leaves_the_connection_to_http():
     ],
     ids=["length", "chunked"],
 )
-@on_both_loops
 async def test_body_of_a_declined_upgrade_request_is_the_apps(fields, body):
     """It is neither lost nor taken for the next request."""
 
@@ -471,7 +350,7 @@ async def test_body_of_a_declined_upgrade_request_is_the_apps(fields, body):
         return 200, {}, env["wsgi.input"].read() or b"-"
 
     async with connected(app) as (reader, writer):
-        writer.write(handshake(method="POST", fields=fields) + body + SECOND)
+        writer.write(encode_handshake(method="POST", fields=fields) + body + SECOND)
 
         assert (await read_response(reader))[2] == b"hello"
         assert (await read_response(reader))[2] == b"-"
@@ -485,7 +364,6 @@ async def test_body_of_a_declined_upgrade_request_is_the_apps(fields, body):
     ],
     ids=["length", "chunked"],
 )
-@on_both_loops
 async def test_body_of_an_accepted_upgrade_request_is_no_message(fields, body):
     """It is read before the app is called; the frames begin behind it."""
     seen = []
@@ -496,18 +374,17 @@ async def test_body_of_an_accepted_upgrade_request_is_no_message(fields, body):
         return 0, {}, None
 
     async with connected(app) as (reader, writer):
-        writer.write(handshake(fields=fields) + body + text_frame("x"))
+        writer.write(encode_handshake(fields=fields) + body + text_frame("x"))
 
         assert (await read_head(reader))[0] == 101
         assert await reader.readexactly(3) == b"\x81\x01x"
         assert seen == [b"hello"]
 
 
-@on_both_loops
 async def test_handshake_byte_by_byte_is_accepted():
     """However the request is cut."""
     async with connected(chooser("upgrade.websocket", Echo)) as (reader, writer):
-        for byte in handshake() + text_frame("x"):
+        for byte in encode_handshake() + text_frame("x"):
             writer.write(bytes([byte]))
             await writer.drain()
 
@@ -520,22 +397,20 @@ async def test_handshake_byte_by_byte_is_accepted():
 
 @pytest.mark.parametrize("key", ["upgrade.tcp", "iodine.upgrade"])
 @pytest.mark.parametrize("status", [0, -1, 1000])
-@on_both_loops
 async def test_raw_upgrade_without_a_known_status_sends_nothing(status, key):
     """The first byte on the wire is the handler's."""
     app = chooser(key, Echo, status, {"X-A": "b"}, "body")
     async with connected(app) as (reader, writer):
-        writer.write(raw_request() + b"early")
+        writer.write(encode_upgrade() + b"early")
 
         assert await reader.readexactly(5) == b"early"
 
 
-@on_both_loops
 async def test_raw_upgrade_with_101_sends_a_complete_head():
     """Connection and Upgrade are ours to add, other fields the app's."""
     app = chooser("upgrade.tcp", Echo, 101, {"X-A": "b"})
     async with connected(app) as (reader, writer):
-        writer.write(raw_request() + b"early")
+        writer.write(encode_upgrade() + b"early")
         status, fields = await read_head(reader)
 
         assert status == 101
@@ -546,30 +421,27 @@ async def test_raw_upgrade_with_101_sends_a_complete_head():
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-@on_both_loops
 async def test_raw_upgrade_with_200_sends_the_whole_response_first(streamed):
     """What follows the response is not HTTP any more."""
     body = Body(b"he", b"llo") if streamed else "hello"
     headers = {"Content-Length": "5"}
     async with connected(chooser("upgrade.tcp", Echo, 200, headers, body)) as (reader, writer):
-        writer.write(raw_request() + b"early")
+        writer.write(encode_upgrade() + b"early")
 
         assert (await read_response(reader))[::2] == (200, b"hello")
         assert await reader.readexactly(5) == b"early"
 
 
 @pytest.mark.parametrize("status", [302, 403, 500])
-@on_both_loops
 async def test_raw_upgrade_is_refused_by_status(status):
     """As a WebSocket's is."""
     async with connected(chooser("upgrade.tcp", Echo, status, {}, "no")) as (reader, writer):
-        writer.write(raw_request() + SECOND)
+        writer.write(encode_upgrade() + SECOND)
 
         assert (await read_response(reader))[::2] == (status, b"no")
         assert (await read_response(reader))[2] == b"second"
 
 
-@on_both_loops
 async def test_raw_upgrade_of_a_plain_request_answers_426():
     """Nobody asked for it."""
     async with connected(chooser("upgrade.tcp", Echo)) as (reader, writer):
@@ -608,7 +480,6 @@ class EchoBuffered(asyncio.BufferedProtocol):
 @pytest.mark.parametrize("as_instance", [False, True])
 @pytest.mark.parametrize("protocol", [EchoStreaming, EchoBuffered])
 @pytest.mark.parametrize("accepting", [False, True])
-@on_both_loops
 async def test_asyncio_protocol_gets_the_transport_and_the_leftover(
     protocol, as_instance, accepting
 ):
@@ -623,20 +494,19 @@ async def test_asyncio_protocol_gets_the_transport_and_the_leftover(
         return 0, {}, None
 
     async with connected(app, **QUICK_CLOCK) as (reader, writer):
-        writer.write((handshake() if accepting else raw_request()) + b"leftover")
+        writer.write((encode_handshake() if accepting else encode_upgrade()) + b"leftover")
 
         assert await reader.readexactly(8) == b"leftover"
         writer.write(b"more of it")
         assert await reader.readexactly(10) == b"more of it"
 
 
-@on_both_loops
 async def test_stop_closes_a_connection_that_an_asyncio_protocol_took():
     """The server knows of it, though it does not serve it."""
     app = chooser("upgrade.tcp", EchoStreaming)
     async with iodine_aio.serve(app, port=0, **QUICK_CLOCK) as server:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-        writer.write(raw_request() + b"x")
+        writer.write(encode_upgrade() + b"x")
         await reader.readexactly(1)
     rest = await reader.read()
     writer.close()
@@ -644,7 +514,6 @@ async def test_stop_closes_a_connection_that_an_asyncio_protocol_took():
     assert rest == b""
 
 
-@on_both_loops
 async def test_asyncio_protocol_hears_that_the_response_is_not_taken_yet():
     """pause_writing is its to know."""
     paused = asyncio.get_running_loop().create_future()
@@ -659,7 +528,7 @@ async def test_asyncio_protocol_hears_that_the_response_is_not_taken_yet():
                 paused.set_result(True)
 
     async with connected(chooser("upgrade.tcp", Pausing), **QUICK_CLOCK) as (_, writer):
-        writer.write(raw_request())
+        writer.write(encode_upgrade())
 
         assert await paused
         writer.transport.abort()

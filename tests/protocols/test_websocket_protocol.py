@@ -2,141 +2,27 @@
 
 import asyncio
 import contextlib
-import functools
-import inspect
 import struct
 
 import pytest
 
-import iodine_aio
-
-LOOPS = [
-    pytest.param(iodine_aio.new_event_loop, id="uvloop"),
-    pytest.param(asyncio.new_event_loop, id="asyncio"),
-]
-HANDSHAKE = (
-    b"GET /chat HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-)
-TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
-
-
-def on_both_loops(test):
-    """Runs an async test on uvloop and on plain asyncio, for 10 seconds at most."""
-
-    @pytest.mark.parametrize("loop_factory", LOOPS)
-    @functools.wraps(test)
-    def run(loop_factory, **arguments):
-        async def limited():
-            async with asyncio.timeout(10):
-                await test(**arguments)
-
-        with asyncio.Runner(loop_factory=loop_factory) as runner:
-            runner.run(limited())
-
-    signature = inspect.signature(test)
-    factory = inspect.Parameter("loop_factory", inspect.Parameter.KEYWORD_ONLY)
-    run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), factory])
-    return run
-
-
-def frame(opcode, payload=b"", *, final=True):
-    """A frame as a client sends it, under a mask of zeros."""
-    size = len(payload)
-    first = opcode | 0x80 if final else opcode
-    if size < 126:
-        head = bytes([first, 0x80 | size])
-    elif size < 65536:
-        head = bytes([first, 0xFE]) + struct.pack("!H", size)
-    else:
-        head = bytes([first, 0xFF]) + struct.pack("!Q", size)
-    return head + bytes(4) + payload
-
-
-def close_frame(code=None, reason=b""):
-    """A client's goodbye."""
-    return frame(CLOSE, b"" if code is None else struct.pack("!H", code) + reason)
-
-
-class Client:
-    """The other end, that reads frames and says nothing by itself."""
-
-    def __init__(self, reader, writer):
-        self.reader, self.writer = reader, writer
-
-    def send(self, *frames):
-        self.writer.write(b"".join(frames))
-
-    async def receive(self):
-        """Opcode and payload of the next frame."""
-        first, size = await self.reader.readexactly(2)
-        if size == 126:
-            (size,) = struct.unpack("!H", await self.reader.readexactly(2))
-        elif size == 127:
-            (size,) = struct.unpack("!Q", await self.reader.readexactly(8))
-        return first & 15, await self.reader.readexactly(size)
-
-    async def rest(self):
-        """Everything until the server ends the connection."""
-        return await self.reader.read()
-
-
-class Recorder:
-    """A handler that notes what it is called with."""
-
-    def __init__(self):
-        self.events = []
-        self.closed = asyncio.get_running_loop().create_future()
-
-    def on_open(self):
-        self.events.append("open")
-
-    def on_message(self, data):
-        self.events.append(data)
-
-    def on_shutdown(self):
-        self.events.append("shutdown")
-
-    def on_close(self, code, reason):
-        self.events.append(("close", code, reason))
-        if not self.closed.done():
-            self.closed.set_result((code, reason))
-
-
-@contextlib.asynccontextmanager
-async def connected(handler, behind=b"", **options):
-    """A client whose WebSocket `handler` serves."""
-
-    def app(env):
-        env["upgrade.websocket"] = handler
-        return 0, {}, None
-
-    async with iodine_aio.serve(app, port=0, **options) as server:
-        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-        writer.write(HANDSHAKE + behind)
-        await reader.readuntil(b"\r\n\r\n")
-        client = Client(reader, writer)
-        client.server = server
-        try:
-            yield client
-        finally:
-            writer.transport.abort()
-
+from tests.clients import open_websocket
+from tests.frames import BINARY, CLOSE, PING, PONG, TEXT, close_frame, frame
+from tests.handlers import WebSocketRecorder
 
 # Messages.
 
 
-@on_both_loops
 async def test_text_is_str_and_binary_is_bytes():
     """Both ways."""
 
-    class Echo(Recorder):
+    class Echo(WebSocketRecorder):
         def on_message(self, data):
             super().on_message(data)
             self.write(data)
 
     handler = Echo()
-    async with connected(handler) as client:
+    async with open_websocket(handler) as client:
         client.send(frame(TEXT, "zo\xeb".encode()), frame(BINARY, b"\x00\xff"))
 
         assert await client.receive() == (TEXT, "zo\xeb".encode())
@@ -145,30 +31,28 @@ async def test_text_is_str_and_binary_is_bytes():
 
 
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 65535, 65536, 262144])
-@on_both_loops
 async def test_message_of_any_length_comes_back_whole(size):
     """Each form of the length, up to the limit."""
 
-    class Echo(Recorder):
+    class Echo(WebSocketRecorder):
         def on_message(self, data):
             self.write(data)
 
     payload = bytes(i % 251 for i in range(size))
-    async with connected(Echo()) as client:
+    async with open_websocket(Echo()) as client:
         client.send(frame(BINARY, payload))
 
         assert await client.receive() == (BINARY, payload)
 
 
-@on_both_loops
 async def test_fragments_are_one_message_with_a_ping_between():
     """The ping is answered at once."""
 
-    class Echo(Recorder):
+    class Echo(WebSocketRecorder):
         def on_message(self, data):
             self.write(data)
 
-    async with connected(Echo()) as client:
+    async with open_websocket(Echo()) as client:
         client.send(frame(TEXT, b"he", final=False), frame(PING, b"p"), frame(0, b"l", final=False))
         assert await client.receive() == (PONG, b"p")
 
@@ -176,24 +60,22 @@ async def test_fragments_are_one_message_with_a_ping_between():
         assert await client.receive() == (TEXT, b"hello")
 
 
-@on_both_loops
 async def test_callbacks_come_in_order_and_close_once_and_last():
     """Open, every message, close; all that was sent before the end is delivered."""
-    handler = Recorder()
+    handler = WebSocketRecorder()
     messages = [str(i) for i in range(1000)]
     behind = b"".join(frame(TEXT, m.encode()) for m in messages)
-    async with connected(handler, behind + close_frame(1000)) as client:
+    async with open_websocket(handler, behind + close_frame(1000)) as client:
         await client.rest()
         await handler.closed
 
     assert handler.events == ["open", *messages, ("close", 1000, "")]
 
 
-@on_both_loops
 async def test_messages_before_a_lost_connection_are_delivered():
     """No close frame: the code is 1006."""
-    handler = Recorder()
-    async with connected(handler) as client:
+    handler = WebSocketRecorder()
+    async with open_websocket(handler) as client:
         client.send(frame(TEXT, b"last words"))
         client.writer.write_eof()
         await handler.closed
@@ -201,12 +83,11 @@ async def test_messages_before_a_lost_connection_are_delivered():
     assert handler.events == ["open", "last words", ("close", 1006, "")]
 
 
-@on_both_loops
 async def test_async_callbacks_never_overlap():
     """The second message waits for the first one's coroutine, the close for all."""
     log = []
 
-    class Slow(Recorder):
+    class Slow(WebSocketRecorder):
         async def on_open(self):
             log.append("open")
             await asyncio.sleep(0)
@@ -224,13 +105,12 @@ async def test_async_callbacks_never_overlap():
 
     handler = Slow()
     behind = frame(TEXT, b"a") + frame(TEXT, b"b") + frame(TEXT, b"c") + close_frame(1000)
-    async with connected(handler, behind):
+    async with open_websocket(handler, behind):
         await handler.closed
 
     assert log == ["open", "opened", "a+", "a-", "b+", "b-", "c+", "c-", "close"]
 
 
-@on_both_loops
 async def test_on_close_without_arguments_is_called_without():
     """The code is for those who take it."""
     ended = asyncio.Event()
@@ -239,39 +119,37 @@ async def test_on_close_without_arguments_is_called_without():
         def on_close(self):
             ended.set()
 
-    async with connected(Handler, close_frame(1000)):
+    async with open_websocket(Handler, close_frame(1000)):
         await ended.wait()
 
     assert ended.is_set()
 
 
-@on_both_loops
 async def test_handler_without_callbacks_reads_and_drops():
     """Everything is optional."""
 
     class Silent:
         pass
 
-    async with connected(Silent) as client:
+    async with open_websocket(Silent) as client:
         client.send(frame(TEXT, b"x"), frame(PING, b"p"))
 
         assert await client.receive() == (PONG, b"p")
 
 
-@on_both_loops
 async def test_reading_pauses_while_the_handler_lags():
     """What is kept for a handler that does not come is bounded."""
     go_on = asyncio.Event()
     handled = []
 
-    class Lagging(Recorder):
+    class Lagging(WebSocketRecorder):
         async def on_message(self, data):
             await go_on.wait()
             handled.append(len(data))
 
     count = 400
     payload = bytes(100_000)  # 40 MB: more than the kernel keeps
-    async with connected(Lagging()) as client:
+    async with open_websocket(Lagging()) as client:
         (connection,) = client.server.connections
         sent = asyncio.ensure_future(send_all(client, frame(BINARY, payload), count))
         while connection.transport.is_reading():
@@ -297,17 +175,16 @@ async def send_all(client, message, count):
         await client.writer.drain()
 
 
-@on_both_loops
 async def test_ping_is_answered_ahead_of_a_handler_that_waits():
     """A slow handler does not make the connection look dead."""
     go_on = asyncio.Event()
 
-    class Waiting(Recorder):
+    class Waiting(WebSocketRecorder):
         async def on_message(self, data):
             await go_on.wait()
             self.write(data)
 
-    async with connected(Waiting()) as client:
+    async with open_websocket(Waiting()) as client:
         client.send(frame(TEXT, b"slow"), frame(PING, b"now"))
         assert await client.receive() == (PONG, b"now")
 
@@ -315,18 +192,17 @@ async def test_ping_is_answered_ahead_of_a_handler_that_waits():
         assert await client.receive() == (TEXT, b"slow")
 
 
-@on_both_loops
 async def test_close_is_answered_ahead_of_a_handler_that_waits():
     """Its on_close still comes last."""
     go_on = asyncio.Event()
 
-    class Waiting(Recorder):
+    class Waiting(WebSocketRecorder):
         async def on_message(self, data):
             await go_on.wait()
             self.events.append(data)
 
     handler = Waiting()
-    async with connected(handler) as client:
+    async with open_websocket(handler) as client:
         client.send(frame(TEXT, b"slow"), close_frame(1000))
         assert await client.receive() == (CLOSE, b"\x03\xe8")
         assert handler.events == ["open"]
@@ -341,11 +217,10 @@ async def test_close_is_answered_ahead_of_a_handler_that_waits():
 
 @pytest.mark.parametrize("asynchronous", [False, True])
 @pytest.mark.parametrize("name", ["on_open", "on_message"])
-@on_both_loops
 async def test_callback_that_raises_closes_with_1011(name, asynchronous, caplog):
     """One log entry; another connection is not touched."""
 
-    class Broken(Recorder):
+    class Broken(WebSocketRecorder):
         pass
 
     def fail(self, *data):
@@ -357,7 +232,7 @@ async def test_callback_that_raises_closes_with_1011(name, asynchronous, caplog)
 
     setattr(Broken, name, fail_later if asynchronous else fail)
     handler = Broken()
-    async with connected(handler) as client:
+    async with open_websocket(handler) as client:
         client.send(frame(TEXT, b"x"))
 
         assert await client.receive() == (CLOSE, b"\x03\xf3")
@@ -368,7 +243,6 @@ async def test_callback_that_raises_closes_with_1011(name, asynchronous, caplog)
     assert "Broken" in caplog.text
 
 
-@on_both_loops
 async def test_on_close_that_raises_is_logged_once(caplog):
     """There is nobody left to tell."""
     ended = asyncio.Event()
@@ -378,22 +252,21 @@ async def test_on_close_that_raises_is_logged_once(caplog):
             ended.set()
             raise RuntimeError("broken")
 
-    async with connected(Broken, close_frame(1000)):
+    async with open_websocket(Broken, close_frame(1000)):
         await ended.wait()
     assert len(caplog.records) == 1
 
 
-@on_both_loops
 async def test_messages_after_a_failure_are_not_delivered(caplog):
     """A handler that broke is done."""
 
-    class Broken(Recorder):
+    class Broken(WebSocketRecorder):
         def on_message(self, data):
             super().on_message(data)
             raise RuntimeError("broken")
 
     handler = Broken()
-    async with connected(handler, frame(TEXT, b"1") + frame(TEXT, b"2")) as client:
+    async with open_websocket(handler, frame(TEXT, b"1") + frame(TEXT, b"2")) as client:
         await client.receive()
         client.send(frame(TEXT, b"3"), close_frame(1011))
         await handler.closed
@@ -413,11 +286,10 @@ async def test_messages_after_a_failure_are_not_delivered(caplog):
         (close_frame(), b"", (1005, "")),
     ],
 )
-@on_both_loops
 async def test_close_of_the_client_is_echoed_and_ends_the_connection(sent, answered, told):
     """The server closes the connection first (RFC 6455, 7.1.1)."""
-    handler = Recorder()
-    async with connected(handler) as client:
+    handler = WebSocketRecorder()
+    async with open_websocket(handler) as client:
         client.send(sent)
 
         assert await client.receive() == (CLOSE, answered)
@@ -429,11 +301,10 @@ async def test_close_of_the_client_is_echoed_and_ends_the_connection(sent, answe
     ("arguments", "payload"),
     [((), b"\x03\xe8"), ((1001,), b"\x03\xe9"), ((4001, "zo\xeb"), b"\x0f\xa1zo\xc3\xab")],
 )
-@on_both_loops
 async def test_close_comes_after_all_that_was_written(arguments, payload):
     """And what the client sends meanwhile is not delivered."""
 
-    class Closing(Recorder):
+    class Closing(WebSocketRecorder):
         def on_open(self):
             self.write("first")
             self.close(*arguments)
@@ -441,7 +312,7 @@ async def test_close_comes_after_all_that_was_written(arguments, payload):
             self.close(1002)
 
     handler = Closing()
-    async with connected(handler) as client:
+    async with open_websocket(handler) as client:
         assert await client.receive() == (TEXT, b"first")
         assert await client.receive() == (CLOSE, payload)
         client.send(frame(TEXT, b"unheard"), frame(CLOSE, payload))
@@ -453,16 +324,15 @@ async def test_close_comes_after_all_that_was_written(arguments, payload):
     assert handler.events[0][1] == (arguments or (1000,))[0]
 
 
-@on_both_loops
 async def test_close_without_answer_is_cut_after_close_timeout():
     """A client that never says goodbye does not stay."""
 
-    class Closing(Recorder):
+    class Closing(WebSocketRecorder):
         def on_open(self):
             self.close()
 
     handler = Closing()
-    async with connected(handler, close_timeout=0.1) as client:
+    async with open_websocket(handler, close_timeout=0.1) as client:
         assert await client.receive() == (CLOSE, b"\x03\xe8")
 
         await client.reader.read()
@@ -470,17 +340,16 @@ async def test_close_without_answer_is_cut_after_close_timeout():
         assert not client.server.connections
 
 
-@on_both_loops
 async def test_force_close_ends_at_once():
     """Without a close frame; on_close hears 1006."""
 
-    class Forcing(Recorder):
+    class Forcing(WebSocketRecorder):
         def on_message(self, data):
             self.force_close()
             self.after = self.write("x")
 
     handler = Forcing()
-    async with connected(handler) as client:
+    async with open_websocket(handler) as client:
         client.send(frame(TEXT, b"go"), frame(TEXT, b"unheard"))
         with contextlib.suppress(ConnectionError):
             assert await client.rest() == b""
@@ -490,17 +359,16 @@ async def test_force_close_ends_at_once():
     assert handler.events == ["open", ("close", 1006, "")]
 
 
-@on_both_loops
 async def test_stop_tells_on_shutdown_and_closes_with_1001():
     """Writing still works in on_shutdown."""
 
-    class Leaving(Recorder):
+    class Leaving(WebSocketRecorder):
         def on_shutdown(self):
             super().on_shutdown()
             self.write("goodbye")
 
     handler = Leaving()
-    async with connected(handler) as client:
+    async with open_websocket(handler) as client:
         stopping = asyncio.ensure_future(client.server.stop())
         assert await client.receive() == (TEXT, b"goodbye")
         assert await client.receive() == (CLOSE, b"\x03\xe9")
@@ -511,16 +379,15 @@ async def test_stop_tells_on_shutdown_and_closes_with_1001():
     assert handler.events == ["open", "shutdown", ("close", 1001, "")]
 
 
-@on_both_loops
 async def test_stop_waits_for_an_async_on_shutdown():
     """What it writes last is sent before the close frame."""
 
-    class Leaving(Recorder):
+    class Leaving(WebSocketRecorder):
         async def on_shutdown(self):
             await asyncio.sleep(0)
             self.write("goodbye")
 
-    async with connected(Leaving()) as client:
+    async with open_websocket(Leaving()) as client:
         stopping = asyncio.ensure_future(client.server.stop())
 
         assert await client.receive() == (TEXT, b"goodbye")
@@ -529,11 +396,10 @@ async def test_stop_waits_for_an_async_on_shutdown():
         await stopping
 
 
-@on_both_loops
 async def test_stop_cuts_a_client_that_never_answers():
     """After its time-out, with on_close told."""
-    handler = Recorder()
-    async with connected(handler) as client:
+    handler = WebSocketRecorder()
+    async with open_websocket(handler) as client:
         await client.server.stop(timeout=0.05)
 
         assert handler.events[-1][0] == "close"
@@ -568,13 +434,12 @@ async def test_stop_cuts_a_client_that_never_answers():
         (frame(BINARY, final=False) + frame(0, final=False) * 100, 1009),
     ],
 )
-@on_both_loops
 async def test_violation_is_answered_by_its_close_code_and_the_end(sent, code):
     """What came before it is delivered, what comes behind it is not."""
-    handler = Recorder()
+    handler = WebSocketRecorder()
     behind = frame(TEXT, b"before") + sent + frame(TEXT, b"behind")
     options = {"max_message_bytes": 1000, "max_message_fragments": 50}
-    async with connected(handler, behind, **options) as client:
+    async with open_websocket(handler, behind, **options) as client:
         opcode, payload = await client.receive()
 
         assert (opcode, payload[:2]) == (CLOSE, struct.pack("!H", code))
@@ -585,11 +450,10 @@ async def test_violation_is_answered_by_its_close_code_and_the_end(sent, code):
     assert len(handler.events) == 3
 
 
-@on_both_loops
 async def test_violator_that_never_hangs_up_is_cut():
     """After close_timeout."""
-    handler = Recorder()
-    async with connected(handler, frame(3), close_timeout=0.1) as client:
+    handler = WebSocketRecorder()
+    async with open_websocket(handler, frame(3), close_timeout=0.1) as client:
         await client.rest()
 
         assert (await handler.closed)[0] == 1002
@@ -598,10 +462,9 @@ async def test_violator_that_never_hangs_up_is_cut():
 # Pings.
 
 
-@on_both_loops
 async def test_ping_is_answered_with_its_payload():
     """A pong of the same bytes (RFC 6455, 5.5.3)."""
-    async with connected(Recorder()) as client:
+    async with open_websocket(WebSocketRecorder()) as client:
         client.send(frame(PING), frame(PONG, b"unasked"), frame(PING, bytes(125)))
 
         assert await client.receive() == (PONG, b"")
@@ -609,11 +472,10 @@ async def test_ping_is_answered_with_its_payload():
 
 
 @pytest.mark.slow
-@on_both_loops
 async def test_silent_client_is_pinged_and_dropped_after_two():
     """on_close hears 1006."""
-    handler = Recorder()
-    async with connected(handler, ping_interval=0.1) as client:
+    handler = WebSocketRecorder()
+    async with open_websocket(handler, ping_interval=0.1) as client:
         assert await client.receive() == (PING, b"")
         assert await client.receive() == (PING, b"")
         with contextlib.suppress(ConnectionError):
@@ -623,11 +485,10 @@ async def test_silent_client_is_pinged_and_dropped_after_two():
 
 
 @pytest.mark.slow
-@on_both_loops
 async def test_client_that_answers_pings_stays():
     """However long it is silent otherwise."""
-    handler = Recorder()
-    async with connected(handler, ping_interval=0.1) as client:
+    handler = WebSocketRecorder()
+    async with open_websocket(handler, ping_interval=0.1) as client:
         for _ in range(4):
             assert await client.receive() == (PING, b"")
             client.send(frame(PONG))
@@ -635,25 +496,23 @@ async def test_client_that_answers_pings_stays():
         assert handler.events == ["open"]
 
 
-@on_both_loops
 async def test_timeout_of_one_connection_changes_its_pings_only():
     """Set by the handler, in seconds."""
 
-    class Impatient(Recorder):
+    class Impatient(WebSocketRecorder):
         def on_open(self):
             self.before = self.timeout
             self.timeout = 0.05
 
     handler = Impatient()
-    async with connected(handler, close_timeout=0.1) as client:
+    async with open_websocket(handler, close_timeout=0.1) as client:
         assert await client.receive() == (PING, b"")
         assert (handler.before, handler.timeout) == (40.0, 0.05)
 
 
-@on_both_loops
 async def test_pongs_to_a_client_that_does_not_read_are_bounded():
     """A flood of pings grows nothing here."""
-    async with connected(Recorder()) as client:
+    async with open_websocket(WebSocketRecorder()) as client:
         (connection,) = client.server.connections
         client.writer.transport.pause_reading()
         sending = asyncio.ensure_future(send_all(client, frame(PING, bytes(125)) * 500, 400))
