@@ -43,16 +43,24 @@ def run(
         StartupError: a hook of `on_state` raised (outside a loop; else from awaiting).
     """
     server = make_server(app, host, port, bind, **_package_options(options))
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
+    # Not served inside an `except`: what the app raises would carry "no running event loop"
+    # as its context, in every traceback.
+    if _loop_is_running():
+        server.open()
+        server.start()
+    else:
         raise_descriptor_limit()
         server.open()
         run_process(server)
-    else:
-        server.open()
-        server.start()
     return server
+
+
+def _loop_is_running() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _package_options(options: dict[str, Any]) -> dict[str, Any]:

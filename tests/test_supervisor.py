@@ -90,6 +90,29 @@ SERVING = """
 """
 
 
+FAILING = """
+    import iodine_aio
+
+    iodine_aio.run(lambda env: 1 // 0, port=0)
+"""
+
+
+@pytest.mark.slow
+def test_traceback_of_an_app_begins_with_the_app(start: Any):
+    """How `run` found out that no loop was running is no part of it."""
+    process = start(FAILING)
+    process.banner()
+    with process.connect() as sock:
+        sock.sendall(HEAD + b"Connection: close\r\n\r\n")
+        read_all(sock)
+    process.popen.send_signal(signal.SIGTERM)
+    code, _, errors = process.wait()
+
+    assert code == 0
+    assert "ZeroDivisionError" in errors
+    assert "no running event loop" not in errors
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_ends_the_server_and_the_program_goes_on(start: Any, number: int):
