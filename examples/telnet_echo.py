@@ -13,6 +13,9 @@ import iodine_aio
 
 # an echo protocol with asynchronous notifications.
 class EchoProtocol(iodine_aio.Protocol):  # any class will do; the base is for type checkers
+    def on_open(self) -> None:
+        self.timeout = 300  # seconds of silence; it is closed then
+
     def on_message(self, buffer: bytes) -> None:
         # writing will never block.
         self.write(buffer)

@@ -93,13 +93,14 @@ class _Methods:
         def on_shutdown(self) -> Any: ...
         def ping(self) -> Any: ...
 
-    id: ClassVar[Any] = _Reading(lambda c: c.id, "A number no other connection of the process has.")
-    env: ClassVar[Any] = _Reading(lambda c: c.env, "The request that was upgraded, or None.")
-    pending: ClassVar[Any] = _Reading(lambda c: c.pending, "Bytes written and not sent yet.")
-    count: ClassVar[Any] = _Reading(
+    # Not ClassVar[Any]: type checkers would refuse `self.timeout = 300`, and an own `self.env`.
+    id: Any = _Reading(lambda c: c.id, "A number no other connection of the process has.")
+    env: Any = _Reading(lambda c: c.env, "The request that was upgraded, or None.")
+    pending: Any = _Reading(lambda c: c.pending, "Bytes written and not sent yet.")
+    count: Any = _Reading(
         lambda c: len(c.registry), "How many connections of this kind the process has."
     )
-    timeout: ClassVar[Any] = _Timeout()
+    timeout: Any = _Timeout()
 
     def write(self, data: str | bytes) -> bool:
         """Sends `data`, in order, without ever blocking; may be called from any thread.
