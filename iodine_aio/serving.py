@@ -1,6 +1,7 @@
 """What makes a server out of what the caller wrote: `serve`, `listen`."""
 
 import asyncio
+import difflib
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -33,6 +34,8 @@ def make_server(
     settings = make_settings(**options)
     if bind is not None and (host is not None or port is not None):
         raise UsageError("give either bind, or host and port")
+    if port is not None and not isinstance(port, int):
+        raise UsageError(f"port is {port!r}, must be an int")
     default_port = 3000 if port is None else port
     if app is None:
         if bind is not None or host is not None or port is not None:
@@ -58,12 +61,13 @@ def join_prepared(server: Server) -> None:
 
 def make_settings(**options: Any) -> Settings:
     """Settings of keyword arguments; an unknown one is a UsageError that lists them."""
-    try:
-        return Settings(**options)
-    except TypeError:
-        names = ", ".join(Settings.__dataclass_fields__)
-        unknown = ", ".join(sorted(set(options) - set(Settings.__dataclass_fields__)))
-        raise UsageError(f"no option {unknown}, there are: host, port, bind, {names}") from None
+    names = ["host", "port", "bind", *Settings.__dataclass_fields__]
+    unknown = sorted(set(options) - set(Settings.__dataclass_fields__))
+    if unknown:
+        close = difflib.get_close_matches(unknown[0], names, n=1)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        raise UsageError(f"no option {', '.join(unknown)}{hint}, there are: {', '.join(names)}")
+    return Settings(**options)
 
 
 def serve(

@@ -83,6 +83,8 @@ class Settings:
     def __post_init__(self) -> None:
         for option in fields(self):
             value = getattr(self, option.name)
+            if isinstance(option.default, (int, float)) and not isinstance(value, (int, float)):
+                raise UsageError(f"{option.name} is {value!r}, must be a number")
             if isinstance(value, (int, float)) and not isinstance(value, bool) and value < 0:
                 raise UsageError(f"{option.name} is {value}, must be 0 or more")
         for name in ("max_head_bytes", "max_message_bytes", "max_message_fragments", "threads"):

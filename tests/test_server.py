@@ -186,7 +186,14 @@ def test_unbound_server_has_no_address():
         ({"app": None, "port": 0}, "but no app"),
         ({"app": hello, "port": 0, "bind": "127.0.0.1:0"}, "either bind, or host and port"),
         ({"app": hello, "bind": "3000"}, "for a port write"),
-        ({"app": hello, "thread": 3}, "no option thread, there are: host, port, bind, max_head"),
+        (
+            {"app": hello, "thread": 3},
+            r"no option thread \(did you mean threads\?\), there are: host, port, bind, max_head",
+        ),
+        ({"app": hello, "prot": 3}, r"no option prot \(did you mean port\?\), there are"),
+        ({"app": hello, "port": "3000"}, "port is '3000', must be an int"),
+        ({"app": hello, "threads": "4"}, "threads is '4', must be a number"),
+        ({"app": hello, "keep_alive_timeout": "5"}, "keep_alive_timeout is '5', must be a number"),
         ({"app": lambda: None}, "an app takes one: env"),
     ],
 )
