@@ -129,7 +129,9 @@ class Answering(Responding):
                     f"the app returned {type(result).__name__}, must return (status, headers, body)"
                 )
             if len(result) != 3:
-                raise ResponseError(f"the app returned {len(result)} values, must return three")
+                raise ResponseError(
+                    f"the app returned {len(result)} values, must return (status, headers, body)"
+                )
             status, headers, body = result
             number, status_line = parse_status(status)
             choice = find_choice(env, self._offer)

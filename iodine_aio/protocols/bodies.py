@@ -55,13 +55,14 @@ def make_sender(
     if callable(getattr(body, "read", None)) and not isinstance(body, io.TextIOBase):
         framing = frame(_remaining_bytes(body) if length is None else length)
         return IteratorSender(outlet, body, framing, iter(lambda: body.read(BLOCK_BYTES), b""))
-    if hasattr(body, "__iter__"):
+    # A dict is iterable, but its keys are nobody's page: it was meant for json.dumps.
+    if hasattr(body, "__iter__") and not isinstance(body, dict):
         return IteratorSender(outlet, body, frame(length), iter(body))
     if callable(body):
         return StreamSender(outlet, body, frame(length), lasting=False)
     raise ResponseError(
-        f"response body is {type(body).__name__}, must be str, bytes, an iterable or async"
-        " iterable of them, a file, a path, or a callable that takes a stream"
+        f"response body is {type(body).__name__}, must be str (of data: json.dumps), bytes, an"
+        " iterable or async iterable of them, a file, a path, or a callable that takes a stream"
     )
 
 

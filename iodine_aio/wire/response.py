@@ -167,7 +167,10 @@ def parse_headers(head: ResponseHead, headers: Headers, max_head_bytes: int) -> 
             else:
                 lines.extend(f"{name}: {member}\r\n" for member in _members(name, value))
     except (TypeError, ValueError) as error:
-        raise ResponseError(f"headers are not pairs of name and value: {error}") from error
+        raise ResponseError(
+            f"headers are {type(headers).__name__}, must be a dict, or pairs of name and value:"
+            f" {error}"
+        ) from error
     block = "".join(lines)
     count = len(lines)
     # "Field values containing CR, LF, or NUL characters are invalid and dangerous"

@@ -178,6 +178,29 @@ def test_path_that_is_not_there_answers_500(run: Run, tmp_path: Path, caplog):
     assert len(errors_in(caplog)) == 1
 
 
+def test_dict_as_body_answers_500_and_names_json(run: Run, caplog):
+    """It is iterable, but nobody means its keys."""
+    answer = run(ask(lambda env: (200, {}, {"a": 1})))
+
+    assert answer.status == 500
+    assert "response body is dict, must be str (of data: json.dumps)" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        (({"a": 1}, 200), "the app returned 2 values, must return (status, headers, body)"),
+        ((200, "body", {}), "headers are str, must be a dict, or pairs of name and value"),
+    ],
+)
+def test_wrong_result_is_told_the_right_one(run: Run, caplog, result: Any, message: str):
+    """The log has the cause and the cure in one line."""
+    answer = run(ask(lambda env: result))
+
+    assert answer.status == 500
+    assert message in caplog.text
+
+
 def test_file_without_descriptor_is_chunked(run: Run):
     """Of an io.BytesIO nobody asks the size."""
     answer = run(ask(lambda env: (200, {}, io.BytesIO(b"0123456789"))))
