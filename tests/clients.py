@@ -130,6 +130,16 @@ async def ask(app: Any, request: bytes = GET, **options: Any) -> Answer:
 # ---- WebSockets ----
 
 
+async def shake_hands(
+    server: iodine_aio.Server,
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, int]:
+    """A client's reader, writer, and the status of its handshake; the caller closes it."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(HANDSHAKE)
+    status, _ = await read_head(reader)
+    return reader, writer, status
+
+
 class WebSocketClient:
     """The other end of a WebSocket, that reads frames and says nothing by itself.
 

@@ -12,14 +12,10 @@ from typing import Any
 
 import pytest
 
-import iodine_aio
 from iodine_aio import lifecycle
+from tests.loops import LOOP_FACTORIES, Run
 
 SECONDS = 20
-LOOP_FACTORIES: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
-    "uvloop": iodine_aio.new_event_loop,
-    "asyncio": asyncio.new_event_loop,
-}
 
 
 def pytest_asyncio_loop_factories(
@@ -47,7 +43,7 @@ def limit_time(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., 
 
 
 @pytest.fixture(params=LOOP_FACTORIES)
-def run(request: pytest.FixtureRequest) -> Callable[[Coroutine[Any, Any, Any]], Any]:
+def run(request: pytest.FixtureRequest) -> Run:
     """Runs a coroutine on a loop of its own, uvloop or asyncio, for 20 seconds at most.
 
     For tests that look at what is left when the loop has ended, or begin before it.

@@ -1,8 +1,13 @@
-"""Handlers and bodies of tests, that send back or note what is done with them."""
+"""Small apps, handlers and bodies, that send back or note what is done with them."""
 
 import asyncio
 from collections.abc import Iterator
 from typing import Any
+
+
+def hello(env: dict[str, Any]) -> Any:
+    """An app that says hello."""
+    return 200, {}, "hello"
 
 
 class Echo:
@@ -10,6 +15,16 @@ class Echo:
 
     def on_message(self, data: Any) -> None:
         self.write(data)  # type: ignore[attr-defined]
+
+
+class EchoStreaming(asyncio.Protocol):
+    """An asyncio protocol that echoes."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.transport.write(data)  # type: ignore[attr-defined]
 
 
 class Recorder:

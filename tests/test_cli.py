@@ -14,6 +14,7 @@ from iodine_aio.binds import Bind
 from iodine_aio.cli import main, make_parser, read_binds, read_settings
 from iodine_aio.errors import UsageError
 from iodine_aio.settings import Settings
+from tests.sockets import read_to_end
 
 COMMAND = [sys.executable, "-m", "iodine_aio"]
 
@@ -323,7 +324,7 @@ def serve_once(folder: Path, words: Sequence[str], number: int) -> tuple[int, st
         try:
             with socket.create_connection(("127.0.0.1", port), timeout=20) as sock:
                 sock.sendall(b"GET /a%1b HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
-                answer = b"".join(iter(lambda: sock.recv(65536), b""))
+                answer = read_to_end(sock)
             process.send_signal(number)
             _, err = process.communicate(timeout=20)
         finally:

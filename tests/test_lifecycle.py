@@ -2,28 +2,14 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
 import iodine_aio
-from iodine_aio import defer, lifecycle, on_state, run_after, run_every
+from iodine_aio import defer, on_state, run_after, run_every
 from iodine_aio.errors import StartupError, UsageError
 from iodine_aio.serving import serve
-
-
-@pytest.fixture(autouse=True)
-def no_hooks() -> Iterator[None]:
-    yield
-    for hooks in lifecycle._hooks.values():
-        hooks.clear()
-    lifecycle._waiting.clear()
-
-
-def hello(env: dict[str, Any]) -> Any:
-    return 200, {}, "hello"
-
+from tests.handlers import hello
 
 # ---- timers ----
 

@@ -5,7 +5,7 @@ import contextlib
 import errno
 import socket
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import aiohttp
@@ -14,22 +14,17 @@ import pytest
 import iodine_aio
 from iodine_aio.errors import UsageError
 from iodine_aio.server import Server
-from iodine_aio.serving import _prepared, listen, make_server, make_settings, serve
+from iodine_aio.serving import listen, make_server, make_settings, serve
 from tests.clients import connect
-from tests.handlers import Echo
+from tests.handlers import Echo, hello
+from tests.loops import Run
 from tests.requests import KEPT
-
-Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
 
 @pytest.fixture
 def busy_port() -> Iterator[int]:
     with socket.create_server(("127.0.0.1", 0)) as sock:
         yield sock.getsockname()[1]
-
-
-def hello(env: dict[str, Any]) -> Any:
-    return 200, {}, "hello"
 
 
 class Held:
@@ -276,7 +271,8 @@ def test_prepared_listeners_need_no_app(run: Run):
             return await echoed(server.port)
 
     assert run(main()) == b"ping"
-    assert _prepared == []
+    with pytest.raises(UsageError, match="nothing to serve"):
+        make_server(None)
 
 
 def test_asyncio_protocol_is_a_raw_handler(run: Run):
@@ -496,8 +492,7 @@ def test_stop_right_after_listen_is_clean():
     assert url.startswith("tcp://127.0.0.1:")
 
 
-@pytest.mark.parametrize("loop_factory", [iodine_aio.new_event_loop, asyncio.new_event_loop])
-def test_cut_stop_starts_no_waiting_message(loop_factory):
+def test_cut_stop_starts_no_waiting_message(run: Run):
     """A handler that was cancelled is not given the messages behind."""
     begun = []
 
@@ -521,8 +516,7 @@ def test_cut_stop_starts_no_waiting_message(loop_factory):
         writer.close()
         return set(server._service.tasks)
 
-    with asyncio.Runner(loop_factory=loop_factory) as runner:
-        left = runner.run(asyncio.wait_for(main(), 10))
+    left = run(main())
 
     assert begun == [b"first"]
     assert left == set()

@@ -13,16 +13,14 @@ from typing import Any
 import pytest
 
 import iodine_aio
-from iodine_aio import lifecycle, on_state
+from iodine_aio import on_state
 from iodine_aio.errors import StartupError, UsageError
 from iodine_aio.serving import listen, make_server
 from iodine_aio.supervisor import run_process
+from tests.handlers import Echo, hello
+from tests.sockets import read_to_end
 
 HEAD = b"GET / HTTP/1.1\r\nHost: a\r\n"
-
-
-def hello(env: dict[str, Any]) -> Any:
-    return 200, {}, "hello"
 
 
 class Process:
@@ -71,10 +69,6 @@ def start(processes: list[Process], tmp_path: Path) -> Any:
     return start
 
 
-def read_all(sock: socket.socket) -> bytes:
-    return b"".join(iter(lambda: sock.recv(65536), b""))
-
-
 SERVING = """
     import signal, sys
     import iodine_aio
@@ -121,7 +115,7 @@ def test_signal_ends_the_server_and_the_program_goes_on(start: Any, number: int)
     banner = process.banner()
     with process.connect() as sock:
         sock.sendall(HEAD + b"Connection: close\r\n\r\n")
-        answer = read_all(sock)
+        answer = read_to_end(sock)
     process.popen.send_signal(number)
     code, out, err = process.wait()
 
@@ -159,7 +153,7 @@ def test_requests_in_flight_are_answered(start: Any):
             sock.sendall(HEAD + b"\r\n")
             assert process.popen.stdout.readline() == "called\n"
         process.popen.send_signal(signal.SIGTERM)
-        answers = [read_all(sock) for sock in (idle, one, two)]
+        answers = [read_to_end(sock) for sock in (idle, one, two)]
     code, _, err = process.wait()
 
     assert answers[0] == b""
@@ -230,7 +224,7 @@ def run_in_thread(server: Any) -> list[BaseException | None]:
     try:
         with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock:
             sock.sendall(HEAD + b"Connection: close\r\n\r\n")
-            assert read_all(sock).endswith(b"hello")
+            assert read_to_end(sock).endswith(b"hello")
     finally:
         server.stop_soon()
         thread.join(10)
@@ -259,10 +253,6 @@ def test_blocking_run_returns_the_stopped_server(capfd):
 
 def test_prepared_listener_is_run_without_an_app(capfd):
     """`listen()`, then `run()`."""
-
-    class Echo:
-        def on_message(self, data: bytes) -> None:
-            self.write(data)  # type: ignore[attr-defined]
 
     listen(0, Echo)
     iodine_aio.run_after(0.01, lambda: signal.raise_signal(signal.SIGINT))
@@ -297,11 +287,8 @@ def test_hook_that_raises_ends_run():
         raise ValueError("no database")
 
     on_state("pre_start", fail)
-    try:
-        with pytest.raises(StartupError, match="a hook of pre_start raised ValueError: no data"):
-            iodine_aio.run(hello, port=0)
-    finally:
-        lifecycle._hooks["pre_start"].remove(fail)
+    with pytest.raises(StartupError, match="a hook of pre_start raised ValueError: no data"):
+        iodine_aio.run(hello, port=0)
 
 
 @pytest.mark.parametrize("name", ["workers", "processes"])

@@ -40,12 +40,14 @@ class FakeTransport(asyncio.Transport):
     Attributes:
         written: all of it.
         ended: whether it was closed, aborted or given its end of file.
+        reading: whether the protocol wants more.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.written = bytearray()
         self.ended = False
+        self.reading = True
 
     def write(self, data: Any) -> None:
         assert not self.ended, "written after the end"
@@ -69,8 +71,11 @@ class FakeTransport(asyncio.Transport):
     def get_write_buffer_size(self) -> int:
         return 0
 
-    def pause_reading(self) -> None:
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         pass
 
+    def pause_reading(self) -> None:
+        self.reading = False
+
     def resume_reading(self) -> None:
-        pass
+        self.reading = True

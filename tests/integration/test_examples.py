@@ -15,6 +15,8 @@ import aiohttp
 import pytest
 import websockets
 
+from tests.sockets import read_exactly, read_to_end
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 BANNER = re.compile(r"iodine_aio serves on (\S+) \(pid \d+.*\)\n")
 SECONDS = 20
@@ -87,17 +89,6 @@ def fetch(port: int | None) -> tuple[int, bytes]:
         connection.request("GET", "/")
         response = connection.getresponse()
         return response.status, response.read()
-
-
-def read_exactly(sock: socket.socket, size: int) -> bytes:
-    data = b""
-    while len(data) < size and (more := sock.recv(size - len(data))):
-        data += more
-    return data
-
-
-def read_to_end(sock: socket.socket) -> bytes:
-    return read_exactly(sock, 1 << 20)
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)

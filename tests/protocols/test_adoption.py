@@ -14,7 +14,8 @@ from iodine_aio.protocols.service import Service
 from iodine_aio.protocols.tcp import TCPProtocol
 from iodine_aio.protocols.websocket import WebSocketProtocol
 from iodine_aio.settings import Settings
-from tests.requests import HANDSHAKE
+from tests.clients import shake_hands
+from tests.handlers import Echo
 
 
 def open_websocket(handler):
@@ -229,14 +230,6 @@ def test_class_that_was_adopted_can_be_collected():
 # Through a server.
 
 
-async def shake_hands(server):
-    """A client's streams and the status of its handshake."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-    writer.write(HANDSHAKE)
-    head = await reader.readuntil(b"\r\n\r\n")
-    return reader, writer, int(head[9:12])
-
-
 @pytest.mark.parametrize("cls", [Plain, Based, BasedSlotted, Frozen, Equal])
 @pytest.mark.parametrize("as_instance", [False, True])
 async def test_classes_and_instances_are_served(cls, as_instance):
@@ -278,10 +271,6 @@ async def test_handler_without_room_answers_500(handler, caplog):
 
 async def test_object_given_to_two_connections_answers_500_to_the_second(caplog):
     """The first one's connection is not touched."""
-
-    class Echo:
-        def on_message(self, data):
-            self.write(data)
 
     shared = Echo()
 

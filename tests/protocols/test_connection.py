@@ -10,9 +10,8 @@ import pytest
 
 import iodine_aio
 from iodine_aio.errors import UsageError
-from tests.clients import listening
-from tests.handlers import Recorder
-from tests.requests import HANDSHAKE
+from tests.clients import connect, listening, shake_hands
+from tests.handlers import Echo, EchoStreaming, Recorder
 
 MIB = 1 << 20
 LIMITS = {"soft_limit_bytes": 1 << 16, "hard_limit_bytes": MIB}
@@ -30,15 +29,14 @@ async def websocket_server(handlers, **options):
 
     async with iodine_aio.serve(app, port=0, **options) as server:
 
-        async def connect():
-            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        async def open_websocket():
+            reader, writer, status = await shake_hands(server)
             writers.append(writer)
-            writer.write(HANDSHAKE)
-            await reader.readuntil(b"\r\n\r\n")
+            assert status == 101
             return reader, writer
 
         try:
-            yield connect
+            yield open_websocket
         finally:
             for writer in writers:
                 writer.transport.abort()
@@ -153,10 +151,6 @@ async def test_stop_tells_raw_connections_and_closes_them():
 async def test_full_server_sends_the_busy_message_and_goes_on():
     """A connection that is served already is not touched."""
 
-    class Echo:
-        def on_message(self, data):
-            self.write(data)
-
     async with iodine_aio.listen(0, Echo, busy_message="full\n") as server:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
         writer.write(b"1")
@@ -190,10 +184,6 @@ async def test_handler_that_cannot_be_made_closes_the_connection(caplog):
 async def test_listen_serves_a_unix_socket():
     """Its file is gone after the stop."""
 
-    class Echo:
-        def on_message(self, data):
-            self.write(data)
-
     # Not tmp_path: the path of a unix socket has at most 107 bytes.
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/echo.sock"
@@ -210,14 +200,7 @@ async def test_listen_serves_a_unix_socket():
 async def test_listen_serves_an_asyncio_protocol():
     """It gets the transport itself."""
 
-    class Echo(asyncio.Protocol):
-        def connection_made(self, transport):
-            self.transport = transport
-
-        def data_received(self, data):
-            self.transport.write(data)
-
-    async with listening(Echo, ping_interval=0.1) as (reader, writer):
+    async with listening(EchoStreaming, ping_interval=0.1) as (reader, writer):
         writer.write(b"hello")
 
         assert await reader.readexactly(5) == b"hello"
@@ -411,14 +394,10 @@ async def test_drained_is_told_when_all_is_sent(name):
 async def test_nothing_is_handled_while_the_peer_takes_nothing():
     """An echo to a client that does not read stops reading."""
 
-    class Echo(Recorder):
-        def on_message(self, data):
-            self.write(data)
-
-    handler = Echo()
-    async with listening(handler) as (_, writer):
-        await handler.opened
-        connection = handler._iodine_connection
+    async with iodine_aio.listen(0, Echo) as server, connect(server) as (reader, writer):
+        writer.write(b"x")
+        await reader.readexactly(1)
+        (connection,) = server.connections
         writer.transport.pause_reading()
         while connection.transport.is_reading():
             writer.write(bytes(MIB))

@@ -1,51 +1,14 @@
 """Many bad clients, few log entries, and none that a client wrote."""
 
 import asyncio
-import contextlib
-import functools
-import inspect
 import logging
 
 import pytest
 
 import iodine_aio
+from tests.clients import exchange
 
-LOOPS = [
-    pytest.param(iodine_aio.new_event_loop, id="uvloop"),
-    pytest.param(asyncio.new_event_loop, id="asyncio"),
-]
 CLIENTS = 20  # at once
-
-
-def on_both_loops(test):
-    """Runs an async test on uvloop and on plain asyncio, for 30 seconds at most."""
-
-    @pytest.mark.parametrize("loop_factory", LOOPS)
-    @functools.wraps(test)
-    def run(loop_factory, **arguments):
-        async def limited():
-            async with asyncio.timeout(30):
-                await test(**arguments)
-
-        with asyncio.Runner(loop_factory=loop_factory) as runner:
-            runner.run(limited())
-
-    signature = inspect.signature(test)
-    factory = inspect.Parameter("loop_factory", inspect.Parameter.KEYWORD_ONLY)
-    run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), factory])
-    return run
-
-
-async def answer(server, request):
-    """Everything that answers one request, on a connection of its own."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-    writer.write(request)
-    try:
-        return await reader.read()
-    finally:
-        writer.close()
-        with contextlib.suppress(OSError):
-            await writer.wait_closed()
 
 
 async def storm(server, request, count):
@@ -54,7 +17,7 @@ async def storm(server, request, count):
 
     async def send_some():
         for _ in range(count // CLIENTS):
-            statuses.add((await answer(server, request))[9:12])
+            statuses.add((await exchange(server, request))[9:12])
 
     await asyncio.gather(*(send_some() for _ in range(CLIENTS)))
     return statuses
@@ -79,7 +42,6 @@ def hello(env):
     ],
     ids=["garbage", "length", "chunk", "method", "head"],
 )
-@on_both_loops
 async def test_bad_request_writes_nothing(request_bytes, status, caplog):
     """Not even its access line: there was no request."""
     caplog.set_level(logging.DEBUG)
@@ -97,7 +59,6 @@ async def test_bad_request_writes_nothing(request_bytes, status, caplog):
     ],
     ids=["tls", "http2"],
 )
-@on_both_loops
 async def test_client_of_another_protocol_is_told_of_once(request_bytes, status, said, caplog):
     """However many come."""
     caplog.set_level(logging.DEBUG)
@@ -109,6 +70,7 @@ async def test_client_of_another_protocol_is_told_of_once(request_bytes, status,
 
 
 @pytest.mark.slow
+@pytest.mark.one_loop
 async def test_ten_thousand_bad_requests_write_one_line(caplog):
     """Of several kinds, and one of them of another protocol."""
     caplog.set_level(logging.DEBUG)
@@ -120,7 +82,6 @@ async def test_ten_thousand_bad_requests_write_one_line(caplog):
     assert len(lines(caplog)) == 1
 
 
-@on_both_loops
 async def test_failing_app_writes_one_entry_and_one_line_a_request(caplog):
     """The entry has the cause, the line the status."""
     caplog.set_level(logging.INFO)
@@ -137,7 +98,6 @@ async def test_failing_app_writes_one_entry_and_one_line_a_request(caplog):
     assert len(lines(caplog)) == 80
 
 
-@on_both_loops
 async def test_websocket_violations_write_nothing(caplog):
     """A peer that breaks RFC 6455 hears of it, the log does not."""
     caplog.set_level(logging.INFO)
@@ -167,12 +127,11 @@ async def test_websocket_violations_write_nothing(caplog):
         b'/"%22\\x1b',
     ],
 )
-@on_both_loops
 async def test_target_stays_one_printable_line(target, caplog):
     """What is encoded in it is logged as it came, and is never decoded."""
     caplog.set_level(logging.INFO)
     async with iodine_aio.serve(hello, port=0, access_log=True) as server:
-        response = await answer(server, b"GET %b HTTP/1.1\r\nHost: a\r\n\r\n" % target)
+        response = await exchange(server, b"GET %b HTTP/1.1\r\nHost: a\r\n\r\n" % target)
 
     assert response.startswith(b"HTTP/1.1 200 ")
     (line,) = lines(caplog)
@@ -184,18 +143,16 @@ async def test_target_stays_one_printable_line(target, caplog):
 @pytest.mark.parametrize(
     "byte", [b"\x1b", b"\r", b"\n", b"\x9b", b"\x00", b"\x7f", b"\xe2\x80\xae"]
 )
-@on_both_loops
 async def test_target_with_a_raw_control_character_is_no_request(byte, caplog):
     """Refused, and not logged."""
     caplog.set_level(logging.DEBUG)
     async with iodine_aio.serve(hello, port=0, access_log=True) as server:
-        response = await answer(server, b"GET /%b[2J HTTP/1.1\r\nHost: a\r\n\r\n" % byte)
+        response = await exchange(server, b"GET /%b[2J HTTP/1.1\r\nHost: a\r\n\r\n" % byte)
 
     assert response.startswith(b"HTTP/1.1 400 ")
     assert lines(caplog) == []
 
 
-@on_both_loops
 async def test_answer_quotes_no_control_character(caplog):
     """A refusal's text goes to the client's terminal, or to a page."""
     async with iodine_aio.serve(hello, port=0) as server:
@@ -204,7 +161,7 @@ async def test_answer_quotes_no_control_character(caplog):
             b"GET / HTTP/\x1b[1\r\n\r\n",
             b"<a> / HTTP/1.1\r\n\r\n",
         ):
-            response = await answer(server, bad)
+            response = await exchange(server, bad)
 
             assert response.replace(b"\r\n", b"").decode("ascii").isprintable()
             assert b"\r\nContent-Type: text/plain; charset=utf-8\r\n" in response

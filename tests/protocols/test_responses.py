@@ -7,7 +7,7 @@ import io
 import os
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,10 @@ from werkzeug import Request
 from iodine_aio.serving import serve
 from tests.clients import Answer, ask, connect, exchange, reset
 from tests.handlers import Body
+from tests.loops import Run
 from tests.requests import GET, KEPT
 
 MIB = 1024 * 1024
-
-Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
 
 def errors_in(caplog: pytest.LogCaptureFixture) -> list[str]:

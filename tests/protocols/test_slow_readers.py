@@ -6,50 +6,22 @@ by hand.
 
 import asyncio
 import contextlib
-import functools
-import inspect
 import socket
 import struct
 
 import pytest
 
 import iodine_aio
+from tests.requests import HANDSHAKE
 
 pytestmark = pytest.mark.slow
 
-LOOPS = [
-    pytest.param(iodine_aio.new_event_loop, id="uvloop"),
-    pytest.param(asyncio.new_event_loop, id="asyncio"),
-]
 KIB, MIB = 1 << 10, 1 << 20
 BIG = 30 * MIB
 PIECE = bytes(64 * KIB)
 # What one write may hold before the protocol is told that its client takes no more.
 HIGH_WATER = 64 * KIB
 GET = b"GET /%b HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
-HANDSHAKE = (
-    b"GET /chat HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-)
-
-
-def on_both_loops(test):
-    """Runs an async test on uvloop and on plain asyncio, for 15 seconds at most."""
-
-    @pytest.mark.parametrize("loop_factory", LOOPS)
-    @functools.wraps(test)
-    def run(loop_factory, **arguments):
-        async def limited():
-            async with asyncio.timeout(15):
-                await test(**arguments)
-
-        with asyncio.Runner(loop_factory=loop_factory) as runner:
-            runner.run(limited())
-
-    signature = inspect.signature(test)
-    factory = inspect.Parameter("loop_factory", inspect.Parameter.KEYWORD_ONLY)
-    run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), factory])
-    return run
 
 
 @contextlib.asynccontextmanager
@@ -131,7 +103,6 @@ class Streamer(Body):
 
 
 @pytest.mark.parametrize("make_body", [Iterable, AsyncIterable, File, Streamer])
-@on_both_loops
 async def test_fifty_clients_that_do_not_read_cost_little(make_body):
     """Of 30 MiB for each less than 1 MiB is made; all are dropped, others served meanwhile."""
     bodies = []
@@ -165,7 +136,6 @@ async def test_fifty_clients_that_do_not_read_cost_little(make_body):
             assert [body.closed for body in bodies] == [1] * 50
 
 
-@on_both_loops
 async def test_stream_outlives_a_client_that_takes_a_little_not_one_that_takes_nothing():
     """However much the app, that never waits, writes meanwhile."""
     streams = []
@@ -248,7 +218,6 @@ def text_frame(size):
 
 
 @pytest.mark.parametrize("policy", ["close", "drop"])
-@on_both_loops
 async def test_one_of_a_hundred_subscribers_never_reads(policy):
     """What is kept for it is bounded; the others get everything; it hears 1008, or misses some."""
     members = []
@@ -281,7 +250,6 @@ async def test_one_of_a_hundred_subscribers_never_reads(policy):
             assert members[1].count == 99
 
 
-@on_both_loops
 async def test_subscriber_below_the_limit_that_never_reads_is_dropped():
     """After `send_timeout`, with what was kept for it; on_close hears 1006."""
     members = []
@@ -298,7 +266,6 @@ async def test_subscriber_below_the_limit_that_never_reads_is_dropped():
         assert members[1].ends == []
 
 
-@on_both_loops
 async def test_a_hundred_thousand_pings_unread_keep_nothing():
     """Pongs stop when their reader does, and so does reading; then all goes on."""
     members = []

@@ -7,7 +7,7 @@ import pytest
 import iodine_aio
 from tests.clients import connected, read_head, read_response
 from tests.frames import text_frame
-from tests.handlers import Body, Echo
+from tests.handlers import Body, Echo, EchoStreaming
 from tests.requests import ACCEPT, encode_handshake, encode_upgrade
 
 QUICK_CLOCK = {"ping_interval": 0.1}  # ticks soon, to count out what others closed
@@ -451,16 +451,6 @@ async def test_raw_upgrade_of_a_plain_request_answers_426():
         assert status == 426
         assert "upgrade" in fields["connection"]
         assert (await read_response(reader))[2] == b"second"
-
-
-class EchoStreaming(asyncio.Protocol):
-    """An asyncio protocol that echoes."""
-
-    def connection_made(self, transport):
-        self.transport = transport
-
-    def data_received(self, data):
-        self.transport.write(data)
 
 
 class EchoBuffered(asyncio.BufferedProtocol):

@@ -8,7 +8,7 @@ import pytest
 
 from tests.clients import open_websocket
 from tests.frames import BINARY, CLOSE, PING, PONG, TEXT, close_frame, frame
-from tests.handlers import WebSocketRecorder
+from tests.handlers import Echo, WebSocketRecorder
 
 # Messages.
 
@@ -34,10 +34,6 @@ async def test_text_is_str_and_binary_is_bytes():
 async def test_message_of_any_length_comes_back_whole(size):
     """Each form of the length, up to the limit."""
 
-    class Echo(WebSocketRecorder):
-        def on_message(self, data):
-            self.write(data)
-
     payload = bytes(i % 251 for i in range(size))
     async with open_websocket(Echo()) as client:
         client.send(frame(BINARY, payload))
@@ -47,10 +43,6 @@ async def test_message_of_any_length_comes_back_whole(size):
 
 async def test_fragments_are_one_message_with_a_ping_between():
     """The ping is answered at once."""
-
-    class Echo(WebSocketRecorder):
-        def on_message(self, data):
-            self.write(data)
 
     async with open_websocket(Echo()) as client:
         client.send(frame(TEXT, b"he", final=False), frame(PING, b"p"), frame(0, b"l", final=False))
