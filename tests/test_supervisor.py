@@ -98,7 +98,7 @@ def test_traceback_of_an_app_begins_with_the_app(start: Any):
     process.banner()
     with process.connect() as sock:
         sock.sendall(HEAD + b"Connection: close\r\n\r\n")
-        read_all(sock)
+        read_to_end(sock)
     process.popen.send_signal(signal.SIGTERM)
     code, _, errors = process.wait()
 
