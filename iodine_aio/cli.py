@@ -50,7 +50,9 @@ def make_parser() -> argparse.ArgumentParser:
         help="host, host:port, unix:/path?mode=660 or fd://3; may be repeated"
         " (default: 127.0.0.1, with $PORT 0.0.0.0)",
     )
-    add("-t", "--threads", type=int, metavar="N", help=_default("threads of the pool", "threads"))
+    add("-t", "--threads", type=int, metavar="N",
+        help="apps and handlers that run at once in the pool, 0: on the loop, -N: as many as"
+        " cores / N (default: 16 for WSGI, else 0)")  # fmt: skip
     add("-w", "--workers", type=int, metavar="N", help="processes, only 1 for now")
     add("-v", "--access-log", action="store_true", help="one log line a request (default: none)")
     add("-q", "--quiet", action="store_true", help="no banner (default: one line)")

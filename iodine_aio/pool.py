@@ -48,6 +48,11 @@ class Pool:
                 self._threads.append(thread)
                 thread.start()
 
+    @property
+    def waiting(self) -> int:
+        """How many jobs no thread has taken up yet."""
+        return len(self._jobs)
+
     def close(self) -> None:
         """Takes no more jobs; those that were taken are still done."""
         with self._changed:

@@ -10,6 +10,7 @@ from typing import Any, Final, Self
 import uvloop
 
 from iodine_aio import lifecycle
+from iodine_aio.apps.application import Lifespan
 from iodine_aio.apps.build import build_app
 from iodine_aio.binds import Bind, open_socket, remove_unix_socket, socket_url
 from iodine_aio.descriptors import descriptor_limit
@@ -51,6 +52,7 @@ class Server:
         self._companions: list[Server] = []
         self._urls: list[str] = []
         self._ports: list[int] = []
+        self._lifespan: Lifespan | None = None
         self._starting: asyncio.Task[None] | None = None
         self._ending: asyncio.Task[None] | None = None
         self._stopped: asyncio.Future[None] | None = None
@@ -98,7 +100,12 @@ class Server:
         Raises:
             UsageError: `app` is no app.
         """
-        self._service.app = build_app(app)
+        service = self._service
+        application = build_app(app, self.settings, service)
+        service.app = application.call
+        service.streams_requests = application.streams_requests
+        service.callbacks_in_pool = application.callbacks_in_pool
+        self._lifespan = application.lifespan
 
     def set_raw_handler(self, handler: Any, timeout: float, busy_message: bytes) -> None:
         """Serves raw connections instead of HTTP."""
@@ -175,6 +182,8 @@ class Server:
         try:
             if self._leads:
                 await _enter("pre_start")
+            if self._lifespan is not None:
+                await self._lifespan.start()
             for sock in self._sockets:
                 self._listeners.append(await self._listen(loop, sock))
             for server in self._companions:
@@ -281,11 +290,14 @@ class Server:
                 deadline = loop.time() + _ABORT_SECONDS
                 while (service.connections or service.tasks) and loop.time() < deadline:
                     await asyncio.sleep(_LOOK_SECONDS)
+            service.disk.close()
             if self._owns_pool:
                 service.pool.close()
             while self._owns_pool and not service.pool.finished and loop.time() < deadline:
                 await asyncio.sleep(_LOOK_SECONDS)
         finally:
+            if self._lifespan is not None:
+                await self._lifespan.stop()
             service.clock.stop()
             if service.access_log is not None:
                 service.access_log.flush()

@@ -3,6 +3,7 @@
 The command line and the table of the README are derived from the fields here.
 """
 
+import os
 from dataclasses import dataclass, field, fields
 from typing import Any, Final, Literal
 
@@ -10,6 +11,8 @@ from iodine_aio.errors import UsageError
 
 KIB: Final = 1024
 MIB: Final = 1024 * 1024
+
+DEFAULT_THREADS: Final = 16
 
 
 def _option(default: Any, unit: str, consequence: str) -> Any:
@@ -75,7 +78,18 @@ class Settings:
     allowed_origins: tuple[str, ...] = _option(
         (), "origins", "if any, a WebSocket handshake with another Origin answers 403"
     )
-    threads: int = _option(16, "threads", "how many jobs of `run` the pool does at once")
+    threads: int | None = _option(
+        None,
+        "threads",
+        "how many plain apps and handlers run at once in the pool; 0: they run on the loop;"
+        " unless said, 0 for apps of `env` and 16 for WSGI; -N: as many as cores / N",
+    )
+    max_waiting: int = _option(
+        1024, "requests", "with as many waiting for a thread, the next answers 503"
+    )
+    interface: Literal["auto", "iodine", "wsgi", "asgi"] = _option(
+        "auto", "`auto`, `iodine`, `wsgi` or `asgi`", "how the app is called"
+    )
     workers: int = _option(1, "processes", "more than one is refused for now")
     access_log: bool = _option(False, "yes or no", "one log line a request")
     backlog: int = _option(2048, "connections", "how many may wait to be accepted")
@@ -83,13 +97,21 @@ class Settings:
     def __post_init__(self) -> None:
         for option in fields(self):
             value = getattr(self, option.name)
+            if option.name == "threads":
+                if value is not None and type(value) is not int:
+                    raise UsageError(f"threads is {value!r}, must be a whole number")
+                continue  # may be negative
             if isinstance(option.default, (int, float)) and not isinstance(value, (int, float)):
                 raise UsageError(f"{option.name} is {value!r}, must be a number")
             if isinstance(value, (int, float)) and not isinstance(value, bool) and value < 0:
                 raise UsageError(f"{option.name} is {value}, must be 0 or more")
-        for name in ("max_head_bytes", "max_message_bytes", "max_message_fragments", "threads"):
+        for name in ("max_head_bytes", "max_message_bytes", "max_message_fragments", "max_waiting"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}, must be 1 or more")
+        if self.interface not in ("auto", "iodine", "wsgi", "asgi"):
+            raise UsageError(
+                f"interface is {self.interface!r}, must be 'auto', 'iodine', 'wsgi' or 'asgi'"
+            )
         if self.hard_limit_bytes < self.soft_limit_bytes:
             raise UsageError(
                 f"hard_limit_bytes is {self.hard_limit_bytes}, below soft_limit_bytes,"
@@ -103,3 +125,15 @@ class Settings:
             raise UsageError("allowed_origins is a str, must be a tuple of them")
         if self.workers != 1:
             raise UsageError(f"workers is {self.workers}, only 1 is available in this version")
+
+    @property
+    def thread_count(self) -> int | None:
+        """`threads` with fractions of the cores worked out; None if nothing was said."""
+        if self.threads is None or self.threads >= 0:
+            return self.threads
+        return max(1, (os.cpu_count() or 1) // -self.threads)
+
+    @property
+    def pool_size(self) -> int:
+        """How many threads the pool has at most: whatever runs, `run` needs some."""
+        return self.thread_count or DEFAULT_THREADS

@@ -52,6 +52,8 @@ def write_app(folder: Path, text: str = "def app(env):\n    return 200, {}, 'hel
     ("words", "name", "value"),
     [
         (["-t", "3"], "threads", 3),
+        (["-t", "0"], "threads", 0),
+        (["-t", "-2"], "threads", -2),
         (["--threads", "3"], "threads", 3),
         (["-w", "1"], "workers", 1),
         (["-v"], "access_log", True),
@@ -79,7 +81,6 @@ def test_no_flags_are_the_defaults():
         (["-w", "2"], "workers is 2, only 1 is available"),
         (["-www", "public"], "static files are not available"),
         (["--public", "public"], "static files are not available"),
-        (["-t", "0"], "threads is 0"),
         (["-tout", "-1"], "keep_alive_timeout is -1"),
     ],
 )

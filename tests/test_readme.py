@@ -25,6 +25,8 @@ def render_default(value: object, unit: str) -> str:
         return f"`{value}`"
     if isinstance(value, tuple):
         return ", ".join(value) or "none"
+    if value is None:
+        return "unset"
     assert isinstance(value, (int, float))
     if unit == "bytes" and value and value % KIB == 0:
         return f"{value // MIB} MiB" if value % MIB == 0 else f"{value // KIB} KiB"

@@ -187,7 +187,7 @@ def test_unbound_server_has_no_address():
         ),
         ({"app": hello, "prot": 3}, r"no option prot \(did you mean port\?\), there are"),
         ({"app": hello, "port": "3000"}, "port is '3000', must be an int"),
-        ({"app": hello, "threads": "4"}, "threads is '4', must be a number"),
+        ({"app": hello, "threads": "4"}, "threads is '4', must be a whole number"),
         ({"app": hello, "keep_alive_timeout": "5"}, "keep_alive_timeout is '5', must be a number"),
         ({"app": lambda: None}, "an app takes one: env"),
     ],

@@ -58,7 +58,7 @@ def test_timeout_of_nothing_is_turned_off(name: str):
 
 
 @pytest.mark.parametrize(
-    "name", ["max_head_bytes", "max_message_bytes", "max_message_fragments", "threads"]
+    "name", ["max_head_bytes", "max_message_bytes", "max_message_fragments", "max_waiting"]
 )
 def test_limit_that_would_refuse_everything_is_refused(name: str):
     """Nothing works with 0 of these."""

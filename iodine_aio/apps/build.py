@@ -4,22 +4,44 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from iodine_aio.apps.application import Application, Host
+from iodine_aio.apps.threads import ThreadedApp
 from iodine_aio.errors import UsageError
+from iodine_aio.settings import Settings
 from iodine_aio.wire.environ import Env
 
 App = Callable[[Env], Any]
 
 
-def build_app(app: Any) -> App:
-    """The callable that answers requests.
+def build_app(app: Any, settings: Settings, host: Host) -> Application:
+    """The app as the server calls it.
 
     Args:
         app: an object or class with `call(env)`, or anything that can be called with one
             argument: a function, a coroutine function, an object.
+        settings: `interface`, `threads` and what files are served.
+        host: the server.
 
     Raises:
         UsageError: it cannot be called so; the message says what it looks like.
     """
+    return _build_iodine(_callable_of(app), settings, host)
+
+
+def _build_iodine(app: App, settings: Settings, host: Host) -> Application:
+    if settings.thread_count and not _is_async(app):
+        threaded = ThreadedApp(app, host, settings.max_waiting)
+        return Application(threaded, callbacks_in_pool=True)
+    return Application(app)
+
+
+def _is_async(app: object) -> bool:
+    return inspect.iscoroutinefunction(app) or inspect.iscoroutinefunction(
+        getattr(app, "__call__", None)  # noqa: B004 - the method itself is asked for
+    )
+
+
+def _callable_of(app: Any) -> App:
     call = getattr(app, "call", None)
     if callable(call):
         return _checked(call, f"{_name(app)}.call")

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 from iodine_aio.errors import ResponseError, UsageError
+from iodine_aio.protocols.filing import FileSender
 from iodine_aio.protocols.sending import BLOCK_BYTES, IteratorSender, Outlet, Sender, TaskSender
 from iodine_aio.protocols.streaming import StreamSender
 from iodine_aio.protocols.writing import bytes_of
 from iodine_aio.wire.response import Framing
+from iodine_aio.wire.segments import FileBody
 
 
 def whole_body(body: object) -> bytes | None:
@@ -48,6 +50,8 @@ def make_sender(
         ResponseError: nothing that can be sent.
         OSError: a file that cannot be opened.
     """
+    if type(body) is FileBody:
+        return FileSender(outlet, body, frame(body.length))
     if isinstance(body, os.PathLike):
         body = open(body, "rb")  # noqa: SIM115 - closed by the sender
     if hasattr(body, "__aiter__"):

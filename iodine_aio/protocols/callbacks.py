@@ -1,12 +1,50 @@
 """The callbacks that a user's object has, and how they want to be called."""
 
+import asyncio
+import functools
 import inspect
 import weakref
 from collections.abc import Callable
 from typing import Any, Final
 
 from iodine_aio.logs import error_log
-from iodine_aio.protocols.service import Service
+from iodine_aio.protocols.service import Service, is_coroutine_function
+
+_CALLBACKS: Final = (
+    "on_open",
+    "on_message",
+    "on_drained",
+    "on_ready",
+    "on_shutdown",
+    "on_close",
+    "ping",
+)
+
+
+class PooledCallbacks:
+    """The callbacks of a handler that may block: each is called in the pool.
+
+    What is called returns a future; so they run one after the other, as coroutines do.
+    """
+
+    def __init__(self, service: Service, handler: object) -> None:
+        for name in _CALLBACKS:
+            callback = getattr(handler, name, None)
+            if callback is not None:
+                setattr(self, name, in_pool(service, callback))
+
+
+def in_pool(service: Service, function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, called in the pool; a coroutine function stays on the loop."""
+    if is_coroutine_function(function):
+        return function
+
+    @functools.wraps(function)  # the signature says whether on_close takes a code
+    def call(*args: Any) -> "asyncio.Future[Any]":
+        return service.call_in_pool(function, *args)
+
+    return call
+
 
 _code_takers: Final[weakref.WeakKeyDictionary[Any, bool]] = weakref.WeakKeyDictionary()
 
@@ -17,9 +55,11 @@ def drained_callback(handler: object) -> Callable[[], Any] | None:
     return on_drained if on_drained is not None else getattr(handler, "on_ready", None)
 
 
-def call_on_close(service: Service, handler: object, code: int | None, reason: str) -> None:
+def call_on_close(
+    service: Service, name: str, callbacks: object, code: int | None, reason: str
+) -> None:
     """Calls `on_close`, with (code, reason) where it takes them; what it raises is logged."""
-    on_close = getattr(handler, "on_close", None)
+    on_close = getattr(callbacks, "on_close", None)
     if on_close is None:
         return
     try:
@@ -27,7 +67,7 @@ def call_on_close(service: Service, handler: object, code: int | None, reason: s
         if inspect.isawaitable(result):
             service.run(_await, (result,))
     except (Exception, SystemExit) as error:
-        error_log.error("on_close of %s raised", type(handler).__name__, exc_info=error)
+        error_log.error("on_close of %s raised", name, exc_info=error)
 
 
 async def _await(result: Any) -> Any:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Final, cast
 
 from iodine_aio.clock import NEVER
 from iodine_aio.logs import error_log
-from iodine_aio.protocols.callbacks import call_on_close, drained_callback
+from iodine_aio.protocols.callbacks import PooledCallbacks, call_on_close, drained_callback, in_pool
 from iodine_aio.protocols.service import Service
 from iodine_aio.protocols.writing import CLOSED, CLOSING, OPEN, Writing
 from iodine_aio.wire.environ import Env
@@ -30,6 +30,7 @@ class Connection(Writing):
     Attributes:
         registry: the open connections of this kind, in this process.
         handler: the user's object, until its `on_close` has returned.
+        callbacks: what is called: the handler, or what calls it in the pool.
         env: the request that was upgraded, or None.
         timeout: seconds of silence before `expire` asks whether the peer is alive.
         deadline: when `expire` is to be called.
@@ -43,6 +44,7 @@ class Connection(Writing):
         "_reading",
         "_task",
         "_unread",
+        "callbacks",
         "close_code",
         "close_reason",
         "deadline",
@@ -57,6 +59,9 @@ class Connection(Writing):
     def __init__(self, service: Service, handler: Any, env: Env | None, timeout: float) -> None:
         super().__init__(service, drained_callback(handler) is not None)
         self.handler = handler
+        self.callbacks: Any = handler
+        if service.callbacks_in_pool:
+            self.callbacks = PooledCallbacks(service, handler)
         self.env = env
         self.timeout = timeout
         self.deadline = NEVER
@@ -67,7 +72,7 @@ class Connection(Writing):
         self._eof = False
         self._reading = True
         self._queue: deque[tuple[Callable[..., Any], tuple[Any, ...]]] | None = None
-        self._task: asyncio.Task[Any] | None = None
+        self._task: asyncio.Future[Any] | None = None
         self._unread = b""
         self._listens = callable(getattr(handler, "on_message", None))
 
@@ -94,7 +99,7 @@ class Connection(Writing):
         self.heard_at = self.service.clock.now
         self.deadline = self.service.clock.deadline(self.timeout)
         self._set_marks()
-        if (on_open := getattr(self.handler, "on_open", None)) is not None:
+        if (on_open := getattr(self.callbacks, "on_open", None)) is not None:
             self._output = []
             self._call(on_open)
             self._end_turn()
@@ -176,6 +181,8 @@ class Connection(Writing):
         elif self._state != CLOSED:
             if self._queue is None:
                 self._queue = deque()
+            if self.service.callbacks_in_pool:
+                function = in_pool(self.service, function)
             self._queue.append((function, args))
             self.service.loop.call_soon(self._go_on)
 
@@ -197,7 +204,7 @@ class Connection(Writing):
     def shut_down(self) -> None:
         """Tells the handler that the server stops, then closes."""
         if self._state == OPEN:
-            if (on_shutdown := getattr(self.handler, "on_shutdown", None)) is not None:
+            if (on_shutdown := getattr(self.callbacks, "on_shutdown", None)) is not None:
                 self._enqueue(on_shutdown)
             self._enqueue(self.close, 1001, "")
 
@@ -249,21 +256,25 @@ class Connection(Writing):
             self._follow(result)
 
     def _follow(self, result: object) -> None:
-        if not inspect.isawaitable(result):
+        task: asyncio.Future[Any]
+        if isinstance(result, asyncio.Future):
+            task = result
+        elif inspect.isawaitable(result):
+            task = self.service.start_task(result)
+        else:
             return
-        task = self.service.start_task(result)
         if task.done():
             self._report(task)
         else:
             self._task = task
             task.add_done_callback(self._callback_done)
 
-    def _callback_done(self, task: "asyncio.Task[Any]") -> None:
+    def _callback_done(self, task: "asyncio.Future[Any]") -> None:
         self._task = None
         self._report(task)
         self._go_on()
 
-    def _report(self, task: "asyncio.Task[Any]") -> None:
+    def _report(self, task: "asyncio.Future[Any]") -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             self.fail(error)
 
@@ -284,7 +295,7 @@ class Connection(Writing):
     def _deliver(self, payload: str | bytes) -> Any:
         if self._muted or self.service.aborted:
             return None
-        return self.handler.on_message(payload)
+        return self.callbacks.on_message(payload)
 
     @property
     def _free(self) -> bool:
@@ -363,13 +374,13 @@ class Connection(Writing):
     def say_drained(self) -> None:
         if self._drains and self._undrained and self._state == OPEN and not self.pending:
             self._undrained = False
-            self._enqueue(cast(Callable[[], Any], drained_callback(self.handler)))
+            self._enqueue(cast(Callable[[], Any], drained_callback(self.callbacks)))
 
     def _say_closed(self) -> None:
         # Last of all; the handler keeps the connection, the connection lets go of it.
-        handler, self.handler = self.handler, None
-        self.transport = None
-        call_on_close(self.service, handler, self.close_code, self.close_reason)
+        name, callbacks = type(self.handler).__name__, self.callbacks
+        self.handler = self.callbacks = self.transport = None
+        call_on_close(self.service, name, callbacks, self.close_code, self.close_reason)
 
 
 open_websockets: Final[set[Connection]] = set()

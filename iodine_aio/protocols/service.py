@@ -1,6 +1,7 @@
 """What all connections of one server share."""
 
 import asyncio
+import contextvars
 import inspect
 import sys
 import threading
@@ -14,6 +15,8 @@ from iodine_aio.pool import Pool
 from iodine_aio.protocols.heads import HeadParser
 from iodine_aio.settings import Settings
 from iodine_aio.wire.environ import Env
+
+DISK_THREADS: Final = 4
 
 # A coroutine that never waits costs no turn of the loop where Python can start it at once.
 _EAGER: Final[dict[str, Any]] = {"eager_start": True} if sys.version_info >= (3, 12) else {}
@@ -40,6 +43,10 @@ class Service:
     Attributes:
         app: `app(env)`, or None where only raw connections are served.
         streams_requests: the app is called before the body of its request was read.
+        callbacks_in_pool: plain callbacks of handlers may block.
+        represent_file: `(env, headers, file or path)` becomes `(status, headers, body)`, with
+            the ranges and conditions of `env` obeyed.
+        disk: threads that wait for the disk, apart from those that wait for apps.
         connections: all of them, of every protocol; a connection adds and removes itself.
         template: the part of env that all requests have in common.
         tasks: apps and handlers that are running.
@@ -51,12 +58,15 @@ class Service:
     def __init__(self, app: Callable[[Env], Any] | None, settings: Settings) -> None:
         self.app = app
         self.streams_requests = False
+        self.callbacks_in_pool = False
+        self.represent_file: Callable[[Env, Any, Any], tuple[Any, Any, Any]] | None = None
         self.settings: Final = settings
         self.connections: Final[set[Served]] = set()
         self.clock: Final = Clock(
             self.connections, _tick_interval(settings), settings.keep_alive_timeout
         )
-        self.pool = Pool(settings.threads)
+        self.pool = Pool(settings.pool_size)
+        self.disk = Pool(DISK_THREADS, "iodine-disk")
         self.tasks: Final[set[asyncio.Task[Any]]] = set()
         self.heads: Final = HeadParser()
         self.access_log: Final = AccessLog() if settings.access_log else None
@@ -91,6 +101,17 @@ class Service:
             task.add_done_callback(log_failure)
         else:
             self.pool.submit(function, *args)
+
+    def call_in_pool(self, function: Callable[..., Any], *args: Any) -> "asyncio.Future[Any]":
+        """Calls `function(*args)` in the pool, in the context of the caller.
+
+        Raises:
+            UsageError: the pool was closed.
+        """
+        future = self.loop.create_future()
+        context = contextvars.copy_context()
+        self.pool.submit(_call, self.post, future, context.run, function, *args)
+        return future
 
     def log_once(self, text: str) -> None:
         """Logs what would otherwise be said of every such connection."""
@@ -133,6 +154,32 @@ def log_failure(task: "asyncio.Task[Any]") -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
         # Not of which coroutine: asked of a task that ended at once, Python 3.12.1 crashes.
         error_log.error("a job raised", exc_info=error)
+
+
+def _call(
+    post: Callable[..., bool],
+    future: "asyncio.Future[Any]",
+    function: Callable[..., Any],
+    *args: Any,
+) -> None:
+    """In a thread: brings back what `function(*args)` returns or raises."""
+    try:
+        result = function(*args)
+    except SystemExit:
+        post(_settle, future, None, UsageError("sys.exit() was called by an app or a handler"))
+    except Exception as error:
+        post(_settle, future, None, error)
+    else:
+        post(_settle, future, result, None)
+
+
+def _settle(future: "asyncio.Future[Any]", result: Any, error: BaseException | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(result)
+    else:
+        future.set_exception(error)
 
 
 async def _guard(awaitable: Awaitable[Any]) -> Any:

@@ -1,14 +1,17 @@
 """A body that is a callable: it is handed a stream, and writes when it likes."""
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Final, cast
 
-from iodine_aio.errors import UsageError
+from iodine_aio.errors import ClientGoneError, UsageError
 from iodine_aio.logs import error_log
 from iodine_aio.protocols.sending import Outlet, TaskSender, close_body
 from iodine_aio.protocols.writing import bytes_of
 from iodine_aio.wire.response import Framing
+
+THREAD_WINDOW_BYTES: Final = 256 * 1024  # what a thread may be ahead of its client
 
 
 class Stream:
@@ -42,6 +45,14 @@ class Stream:
         self.write(data)
         return await self.drain()
 
+    def send_from_thread(self, data: bytes) -> None:
+        """Sends `data`, from a thread that may wait until the client takes more.
+
+        Raises:
+            ClientGoneError: the response has ended, or the client takes nothing.
+        """
+        self._sender.send_from_thread(data)
+
     def close(self) -> None:
         """Ends the response."""
         self._sender.close()
@@ -60,13 +71,16 @@ class StreamSender(TaskSender):
             else the response ends with it.
     """
 
-    __slots__ = ("_lasting", "_overrun", "closed")
+    __slots__ = ("_changed", "_lasting", "_on_its_way", "_overrun", "_untaken", "closed")
 
     def __init__(self, outlet: Outlet, body: Any, framing: Framing, lasting: bool) -> None:
         super().__init__(outlet, body, framing)
         self._lasting = lasting
         self._overrun = False
         self.closed = False
+        self._changed: threading.Condition | None = None  # where a thread writes
+        self._on_its_way = 0  # bytes that a thread sent and that the transport has not
+        self._untaken = 0  # those of them that wait for the client, here
 
     def start(self) -> None:
         try:
@@ -75,14 +89,23 @@ class StreamSender(TaskSender):
             self.closed = True
             self._break_off(error)
             return
-        if result is not None and hasattr(result, "__await__"):
+        if isinstance(result, asyncio.Future):
+            result.add_done_callback(self._followed)
+        elif result is not None and hasattr(result, "__await__"):
             self._task = self._outlet.service.start_task(self._follow(result))
         elif not self._lasting:
             self.close()
 
+    def resume(self) -> None:
+        super().resume()
+        if self._untaken:
+            self._take_note(self._untaken)
+            self._untaken = 0
+
     def abandon(self) -> None:
         self.closed = True
         self.resume()
+        self._take_note(0)
         if self._task is not None:
             self._task.cancel()
         close_body(self._outlet.service, self._body)
@@ -102,6 +125,46 @@ class StreamSender(TaskSender):
             await asyncio.shield(self._waiter)
         await asyncio.sleep(0)  # a writer that never waits must not keep the loop to itself
         return not self.closed
+
+    def send_from_thread(self, data: bytes) -> None:
+        """Sends `data`, and waits first while too much is on its way."""
+        service = self._outlet.service
+        if self._changed is None:
+            self._changed = threading.Condition()
+        with self._changed:
+            while self._on_its_way > THREAD_WINDOW_BYTES and not self.closed:
+                # Reading slowly is allowed, but not to take a thread away for ever.
+                if not self._changed.wait(service.settings.send_timeout or None):
+                    service.post(self._outlet.response_sent, False)
+                    raise ClientGoneError("the client takes nothing of its response")
+            if self.closed:
+                raise ClientGoneError("the client went away in the middle of its response")
+            self._on_its_way += len(data)
+        service.post(self._put_of_thread, data)
+
+    def _put_of_thread(self, data: bytes) -> None:
+        if not self.closed:
+            self._put(data)
+        if self._outlet.paused and not self.closed:
+            self._untaken += len(data)
+        else:
+            self._take_note(len(data))
+
+    def _take_note(self, size: int) -> None:
+        if self._changed is not None:
+            with self._changed:
+                self._on_its_way -= size
+                self._changed.notify_all()
+
+    def _followed(self, future: "asyncio.Future[Any]") -> None:
+        if self.closed:
+            return
+        if future.cancelled() or future.exception() is None:
+            if not self._lasting:
+                self.close()
+        else:
+            self.closed = True
+            self._break_off(cast(BaseException, future.exception()))
 
     async def _follow(self, result: Awaitable[Any]) -> None:
         try:

@@ -29,7 +29,7 @@ class TCPProtocol(Connection):
     def receive(self, data: bytes) -> int:
         if self._listens and not self._muted:
             if self._free:
-                self._call(self.handler.on_message, data)
+                self._call(self.callbacks.on_message, data)
             else:
                 self._wait_turn(data)
         return 1
@@ -39,5 +39,5 @@ class TCPProtocol(Connection):
         self.transport.close()
 
     def ask_for_life(self) -> None:
-        ping = getattr(self.handler, "ping", None)
+        ping = getattr(self.callbacks, "ping", None)
         self._enqueue(ping if ping is not None else self.close)

@@ -50,7 +50,7 @@ class WebSocketProtocol(Connection):
                     continue
                 if self._task is None and self._queue is None and not self._paused:
                     try:
-                        result = self.handler.on_message(payload)
+                        result = self.callbacks.on_message(payload)
                     except (Exception, SystemExit) as error:
                         self.fail(error)
                         continue

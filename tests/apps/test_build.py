@@ -4,10 +4,18 @@ from typing import Any
 
 import pytest
 
+from iodine_aio.apps.application import Application
 from iodine_aio.apps.build import build_app
 from iodine_aio.errors import UsageError
+from iodine_aio.protocols.service import Service
+from iodine_aio.settings import Settings
 
 RESPONSE = (200, {}, "")
+
+
+def build(app: Any, **options: Any) -> Application:
+    settings = Settings(**options)
+    return build_app(app, settings, Service(None, settings))
 
 
 def function(env: dict[str, Any]) -> Any:
@@ -67,7 +75,7 @@ class StaticCall:
 )
 def test_what_takes_env_is_an_app(app: Any):
     """A function, an object or class with `call(env)`, or anything callable."""
-    assert build_app(app)({}) == RESPONSE
+    assert build(app).call({}) == RESPONSE
 
 
 async def test_coroutine_function_is_an_app():
@@ -76,7 +84,7 @@ async def test_coroutine_function_is_an_app():
     async def app(env: dict[str, Any]) -> Any:
         return RESPONSE
 
-    assert await build_app(app)({}) == RESPONSE
+    assert await build(app).call({}) == RESPONSE
 
 
 def test_call_goes_before_being_callable():
@@ -86,12 +94,12 @@ def test_call_goes_before_being_callable():
         def __call__(self, env: dict[str, Any]) -> Any:
             raise AssertionError
 
-    assert build_app(Both())({}) == RESPONSE
+    assert build(Both()).call({}) == RESPONSE
 
 
 def test_builtin_without_a_signature_is_believed():
     """It has to show when it is called."""
-    assert build_app({}.get) is not None
+    assert build({}.get) is not None
 
 
 class Plain:
@@ -123,4 +131,4 @@ async def asgi(scope: Any, receive: Any, send: Any) -> Any: ...
 def test_what_cannot_be_called_with_env_is_refused(app: Any, message: str):
     """At the start, with what it looks like; not at the first request."""
     with pytest.raises(UsageError, match=message):
-        build_app(app)
+        build(app)

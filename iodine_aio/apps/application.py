@@ -1,0 +1,50 @@
+"""What any kind of app is made into, and what it is given for that."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from iodine_aio.pool import Pool
+from iodine_aio.wire.environ import Env
+
+
+class Host(Protocol):
+    """What an app may ask of the server that runs it."""
+
+    pool: Pool
+
+    def post(self, function: Callable[..., object], *args: Any) -> bool:
+        """Calls `function(*args)` in the loop's thread, soon; False if the loop has ended."""
+
+    def start_task(self, awaitable: Awaitable[Any]) -> "asyncio.Task[Any]":
+        """Awaits `awaitable` in a task that a stop waits for, and cuts at its deadline."""
+
+
+class Lifespan(Protocol):
+    """What has to happen before the first request, and after the last."""
+
+    async def start(self) -> None:
+        """Raises StartupError if the server must not begin."""
+
+    async def stop(self) -> None:
+        """Every connection has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """An app of any kind, as the server sees it.
+
+    Attributes:
+        call: `call(env)` returns `(status, headers, body)`, or an awaitable of it.
+        streams_requests: it is called when a request's head is complete, with a stream of
+            the body in `env["iodine_aio.body"]`; else when the request is whole.
+        callbacks_in_pool: plain callbacks of its handlers may block, so they are called in
+            the pool.
+        lifespan: or None.
+    """
+
+    call: Callable[[Env], Any]
+    streams_requests: bool = False
+    callbacks_in_pool: bool = False
+    lifespan: Lifespan | None = None

@@ -1,0 +1,270 @@
+"""A blocking app on the pool, served over a real socket."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextvars import ContextVar
+from typing import Any
+
+import aiohttp
+import pytest
+
+import iodine_aio
+
+name: ContextVar[str] = ContextVar("name", default="nobody")
+
+
+async def fetch(app: Any, path: str = "/", **options: Any) -> tuple[int, bytes]:
+    options.setdefault("threads", 2)
+    async with (
+        iodine_aio.serve(app, port=0, **options) as server,
+        aiohttp.ClientSession() as session,
+        session.get(server.url + path) as response,
+    ):
+        return response.status, await response.read()
+
+
+async def test_app_runs_in_a_thread_of_the_pool():
+    """The loop is free meanwhile."""
+
+    def app(env: dict[str, Any]) -> Any:
+        return 200, {}, threading.current_thread().name
+
+    status, body = await fetch(app)
+
+    assert status == 200
+    assert body.startswith(b"iodine-")
+
+
+async def test_context_of_the_program_reaches_the_thread():
+    """As it would without threads."""
+    name.set("Ada")
+
+    def app(env: dict[str, Any]) -> Any:
+        return 200, {}, name.get()
+
+    assert await fetch(app) == (200, b"Ada")
+
+
+async def test_app_that_raises_in_a_thread_answers_500(caplog: pytest.LogCaptureFixture):
+    """One log entry, with the traceback."""
+
+    def app(env: dict[str, Any]) -> Any:
+        raise ZeroDivisionError("in a thread")
+
+    status, _ = await fetch(app)
+
+    assert status == 500
+    assert [record.exc_info is not None for record in caplog.records] == [True]
+
+
+async def test_generator_is_pulled_by_the_thread_that_made_it():
+    """What it holds may belong to its thread."""
+    threads: list[str] = []
+
+    def pieces() -> Iterator[bytes]:
+        for _ in range(3):
+            threads.append(threading.current_thread().name)
+            yield b"x" * 100_000
+        threads.append(threading.current_thread().name)
+
+    def app(env: dict[str, Any]) -> Any:
+        threads.append(threading.current_thread().name)
+        return 200, {}, pieces()
+
+    status, body = await fetch(app)
+
+    assert (status, len(body)) == (200, 300_000)
+    assert len(threads) == 5
+    assert len(set(threads)) == 1
+    assert threads[0].startswith("iodine-")
+
+
+async def test_slow_client_holds_up_the_thread_of_its_generator():
+    """Nothing is pulled that nobody takes, whatever its size."""
+    pulled = 0
+    closed = threading.Event()
+
+    class Endless:
+        def __iter__(self) -> Iterator[bytes]:
+            return self
+
+        def __next__(self) -> bytes:
+            nonlocal pulled
+            pulled += 1
+            return b"x" * 65536
+
+        def close(self) -> None:
+            closed.set()
+
+    async with iodine_aio.serve(lambda env: (200, {}, Endless()), port=0, threads=1) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=2**16)
+        writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        await reader.readexactly(10_000)
+        # The kernel's buffers differ; ours do not.
+        seen = -1
+        while seen != pulled:
+            seen = pulled
+            await asyncio.sleep(0.2)
+        writer.transport.abort()
+        await asyncio.to_thread(closed.wait, 10)
+
+    assert closed.is_set()
+    assert pulled < 500
+
+
+async def test_body_that_nobody_wants_is_closed_in_its_thread():
+    """HEAD: the generator is never pulled, and closed in every case."""
+    closed: list[str] = []
+
+    class Body:
+        def __iter__(self) -> Iterator[bytes]:
+            raise AssertionError
+
+        def close(self) -> None:
+            closed.append(threading.current_thread().name)
+
+    async with (
+        iodine_aio.serve(lambda env: (200, {}, Body()), port=0, threads=1) as server,
+        aiohttp.ClientSession() as session,
+        session.head(server.url) as response,
+    ):
+        assert response.status == 200
+
+    assert len(closed) == 1
+    assert closed[0].startswith("iodine-")
+
+
+async def test_body_that_raises_in_its_thread_is_broken_off(caplog: pytest.LogCaptureFixture):
+    """No last chunk: half a response must not look whole."""
+
+    def app(env: dict[str, Any]) -> Any:
+        def pieces() -> Iterator[bytes]:
+            yield b"first"
+            raise ZeroDivisionError
+
+        return 200, {}, pieces()
+
+    with pytest.raises(aiohttp.ClientPayloadError):
+        await fetch(app)
+
+    assert "the response body raised" in caplog.text
+
+
+async def test_slow_request_does_not_stall_others():
+    """As long as a thread is free."""
+    go = threading.Event()
+
+    def app(env: dict[str, Any]) -> Any:
+        if env["PATH_INFO"] == "/slow":
+            assert go.wait(10)
+        else:
+            go.set()
+        return 200, {}, env["PATH_INFO"]
+
+    async with (
+        iodine_aio.serve(app, port=0, threads=2) as server,
+        aiohttp.ClientSession() as session,
+    ):
+        slow = asyncio.create_task(session.get(server.url + "/slow"))
+        while server._service.pool.waiting or not server.connections:
+            await asyncio.sleep(0)
+        fast = await session.get(server.url + "/fast")
+        answers = [await (await slow).text(), await fast.text()]
+
+    assert answers == ["/slow", "/fast"]
+
+
+async def test_saturated_pool_answers_503():
+    """Queues up to a bound, and then says so at once."""
+    go = threading.Event()
+    begun = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def app(env: dict[str, Any]) -> Any:
+        loop.call_soon_threadsafe(begun.set)
+        assert go.wait(10)
+        return 200, {}, ""
+
+    async with (
+        iodine_aio.serve(app, port=0, threads=1, max_waiting=1) as server,
+        aiohttp.ClientSession() as session,
+    ):
+        requests = [asyncio.create_task(session.get(server.url))]
+        await begun.wait()
+        requests += [asyncio.create_task(session.get(server.url)) for _ in range(5)]
+        done, _ = await asyncio.wait(requests, return_when=asyncio.FIRST_COMPLETED)
+        statuses = {task.result().status for task in done}
+        go.set()
+        answers = sorted([(await task).status for task in requests])
+
+    assert statuses == {503}
+    assert answers == [200, 200, 503, 503, 503, 503]
+
+
+async def test_callbacks_run_in_the_pool_in_order():
+    """They may block; those of one connection never overlap."""
+    seen: list[Any] = []
+    closed = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    class Echo:
+        def on_open(self) -> None:
+            seen.append(("open", threading.current_thread().name.startswith("iodine-")))
+
+        def on_message(self, data: str) -> None:
+            seen.append((data, threading.current_thread().name.startswith("iodine-")))
+            self.write(data.upper())  # type: ignore[attr-defined]
+
+        async def on_shutdown(self) -> None:
+            seen.append(("shutdown", threading.current_thread().name.startswith("iodine-")))
+
+        def on_close(self, code: int, reason: str) -> None:
+            seen.append((code, threading.current_thread().name.startswith("iodine-")))
+            loop.call_soon_threadsafe(closed.set)
+
+    def app(env: dict[str, Any]) -> Any:
+        env["upgrade.websocket"] = Echo()
+        return 101, {}, ""
+
+    async with (
+        iodine_aio.serve(app, port=0, threads=4) as server,
+        aiohttp.ClientSession() as session,
+        session.ws_connect(server.url) as socket,
+    ):
+        for number in range(20):
+            await socket.send_str(f"m{number}")
+        answers = [await socket.receive_str() for _ in range(20)]
+        await socket.close()
+        await closed.wait()
+
+    assert answers == [f"M{number}" for number in range(20)]
+    assert seen == [
+        ("open", True),
+        *[(f"m{number}", True) for number in range(20)],
+        (1000, True),
+    ]
+
+
+async def test_stop_waits_for_the_request_in_its_thread():
+    """Nothing accepted is lost."""
+    begun = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    go = threading.Event()
+
+    def app(env: dict[str, Any]) -> Any:
+        loop.call_soon_threadsafe(begun.set)
+        assert go.wait(10)
+        return 200, {}, "whole"
+
+    async with aiohttp.ClientSession() as session:
+        server = iodine_aio.serve(app, port=0, threads=1)
+        request = asyncio.create_task(session.get(server.url))
+        await begun.wait()
+        stop = asyncio.create_task(server.stop())
+        await asyncio.sleep(0)
+        go.set()
+        text = await (await request).text()
+        await stop
+
+    assert text == "whole"
