@@ -495,12 +495,13 @@ async def test_env_of_the_request_is_kept_without_its_input():
 @pytest.mark.parametrize("threaded", [False, True])
 async def test_deferred_function_never_overlaps_a_callback(threaded):
     """It gets its arguments, on the loop, when the callback has returned."""
-    go_on = asyncio.Event()
+    begun, go_on = asyncio.Event(), asyncio.Event()
     done = asyncio.get_running_loop().create_future()
 
     class Slow(Recorder):
         async def on_message(self, data):
             self.events.append("begun")
+            begun.set()
             await go_on.wait()
             self.events.append("ended")
 
@@ -513,8 +514,7 @@ async def test_deferred_function_never_overlaps_a_callback(threaded):
     async with listening(handler) as (_, writer):
         await handler.opened
         writer.write(b"x")
-        while "begun" not in handler.events:
-            await asyncio.sleep(0)
+        await begun.wait()
         if threaded:
             await asyncio.to_thread(handler.defer, deferred, 1, 2)
         else:
@@ -528,24 +528,29 @@ async def test_deferred_function_never_overlaps_a_callback(threaded):
 
 async def test_deferred_coroutine_holds_up_the_next_message():
     """As a callback's does."""
-    handler = Recorder()
-    go_on = asyncio.Event()
+    begun, go_on, received = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    class Handler(Recorder):
+        def on_message(self, data):
+            super().on_message(data)
+            received.set()
+
+    handler = Handler()
 
     async def deferred():
         handler.events.append("deferred")
+        begun.set()
         await go_on.wait()
         handler.events.append("done")
 
     async with listening(handler) as (_, writer):
         await handler.opened
         handler.defer(deferred)
-        while "deferred" not in handler.events:
-            await asyncio.sleep(0)
+        await begun.wait()
         writer.write(b"x")
         await asyncio.sleep(0)
         go_on.set()
-        while b"x" not in handler.events:
-            await asyncio.sleep(0)
+        await received.wait()
 
     assert handler.events[:4] == ["open", "deferred", "done", b"x"]
 

@@ -3,7 +3,6 @@
 Work is counted, not timed: the functions called, and the bytes handed to them.
 """
 
-import asyncio
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,73 +16,21 @@ from iodine_aio.protocols.upgrade import adopt
 from iodine_aio.protocols.websocket import WebSocketProtocol
 from iodine_aio.settings import Settings
 from iodine_aio.wire.environ import make_template
+from tests.transports import FakeLoop, FakeTransport
 
 TEMPLATE = make_template(("127.0.0.1", 3000), None)
 KEY = b"\x00\x00\x00\x00"
 CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
-class Transport(asyncio.Transport):
-    """Takes whatever is written, and remembers its end."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.written = 0
-        self.tail = b""
-        self.reading = True
-
-    def write(self, data: Any) -> None:
-        self.written += len(data)
-        self.tail = (self.tail + bytes(data))[-200:]
-
-    def get_write_buffer_size(self) -> int:
-        return 0
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        pass
-
-    def pause_reading(self) -> None:
-        self.reading = False
-
-    def resume_reading(self) -> None:
-        self.reading = True
-
-    def is_closing(self) -> bool:
-        return False
-
-    def can_write_eof(self) -> bool:
-        return False
-
-
-class Loop:
-    """Calls what is to be called soon, when told to."""
-
-    def __init__(self) -> None:
-        self.soon: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
-
-    def call_soon(self, function: Callable[..., object], *args: Any) -> None:
-        self.soon.append((function, args))
-
-    def call_later(self, delay: float, function: Callable[..., object], *args: Any) -> None:
-        return None
-
-    def time(self) -> float:
-        return 0.0
-
-    def run(self) -> None:
-        while self.soon:
-            function, args = self.soon.pop(0)
-            function(*args)
-
-
 class Wire:
     """One connection, and what reading its bytes takes."""
 
     def __init__(self, make: Callable[[Service], Any], app: Any = None) -> None:
-        self.loop = Loop()
+        self.loop = FakeLoop()
         self.service = Service(app, Settings(max_message_fragments=1 << 20))
         self.service.start(self.loop)  # type: ignore[arg-type]
-        self.transport = Transport()
+        self.transport = FakeTransport()
         self.protocol = make(self.service)
         self.protocol.connection_made(self.transport)
 
@@ -181,7 +128,7 @@ def test_one_byte_chunks_cost_what_they_are(step: int):
         wire.feed([CHUNKED])
         costs.append(wire.cost_of(cut(one_byte_chunks(count), step)))
 
-        assert wire.transport.tail.endswith(b"\r\n\r\n%d" % count)
+        assert wire.transport.written.endswith(b"\r\n\r\n%d" % count)
     assert_linear(*costs, 10)
 
 
@@ -194,7 +141,7 @@ def test_a_hundred_thousand_one_byte_chunks_cost_no_more_each():
         wire.feed([CHUNKED])
         costs.append(wire.cost_of(cut(one_byte_chunks(count), 256_000)))
 
-        assert wire.transport.tail.endswith(b"\r\n\r\n%d" % count)
+        assert wire.transport.written.endswith(b"\r\n\r\n%d" % count)
     assert_linear(*costs, 3)
 
 
@@ -206,7 +153,7 @@ def test_body_byte_by_byte_costs_what_it_is():
         wire.feed([b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % count])
         costs.append(wire.cost_of(cut(b"x" * count, 1)))
 
-        assert wire.transport.tail.endswith(b"\r\n\r\n%d" % count)
+        assert wire.transport.written.endswith(b"\r\n\r\n%d" % count)
     assert_linear(*costs, 10)
 
 
@@ -219,7 +166,7 @@ def test_head_byte_by_byte_takes_no_calls_for_the_lines_before():
         wire.feed(cut(head[:-200], 1))
         calls.append(wire.cost_of(cut(head[-200:], 1))[0])
 
-        assert wire.transport.written == 0
+        assert not wire.transport.written
     assert calls[1] < 1.1 * calls[0]
 
 
