@@ -7,4 +7,5 @@ clients.py: clients that read and write bytes, alone or with a server of their o
 sockets.py: the same for blocking sockets, where the server is another process.
 handlers.py: small apps, handlers and bodies; some note what is done with them.
 transports.py: a loop and a transport of no network and no time, for protocols alone.
+integration/browser.py: a headless Chromium, for tests that take the fixture `browser`.
 """
