@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import shutil
 import subprocess
 
@@ -65,7 +64,7 @@ async def test_node_ws_talks_to_an_adopted_object():
         assert NODE is not None
         process = await asyncio.create_subprocess_exec(
             NODE, "-e", PROGRAM, server.url.replace("http", "ws"),
-            stdout=asyncio.subprocess.PIPE, env=os.environ,
+            stdout=asyncio.subprocess.PIPE,
         )  # fmt: skip
         output, _ = await process.communicate()
 
