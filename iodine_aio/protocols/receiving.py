@@ -4,12 +4,14 @@ Both kinds are fed what was read, and tell how much of it was theirs.
 """
 
 import asyncio
+import contextlib
 import io
 import tempfile
 from collections import deque
 from typing import IO, Final, Protocol
 
 from iodine_aio.errors import ClientGoneError, ProtocolError
+from iodine_aio.logs import error_log
 from iodine_aio.settings import Settings
 from iodine_aio.wire.body import ChunkedReader, LengthReader
 from iodine_aio.wire.environ import Env
@@ -43,27 +45,45 @@ class WholeBody:
         """Takes its part of `data`; returns how many bytes that was.
 
         Raises:
-            ProtocolError: 400 malformed, 413 too long.
+            ProtocolError: 400 malformed, 413 too long, 500 the disk does not take it.
         """
         piece, used = self._reader.feed(data)
         if piece:
-            if self._file is None:
-                self._file = tempfile.SpooledTemporaryFile(self._spool_bytes)  # noqa: SIM115
-            self._file.write(piece)
             self.size += len(piece)
+            try:
+                if self._file is None:
+                    # 0 would be: never on the disk.
+                    self._file = tempfile.SpooledTemporaryFile(max(1, self._spool_bytes))  # noqa: SIM115
+                self._file.write(piece)
+            except OSError as error:
+                raise _not_kept(error) from None
         return used
 
     def open(self) -> IO[bytes]:
-        """The whole of it, from its beginning."""
+        """The whole of it, from its beginning.
+
+        Raises:
+            ProtocolError: 500 the disk does not take it.
+        """
         file = io.BytesIO() if self._file is None else self._file
-        file.seek(0)
+        try:
+            file.seek(0)
+        except OSError as error:  # the last of it is written only now
+            raise _not_kept(error) from None
         return file
 
     def close(self) -> None:
         """Nobody reads it any more."""
         file, self._file = self._file, None
         if file is not None:
-            file.close()
+            with contextlib.suppress(OSError):  # once more what the disk did not take
+                file.close()
+
+
+def _not_kept(error: OSError) -> ProtocolError:
+    # Not the peer's fault, but the rest of its body cannot be read either.
+    error_log.error("a request body cannot be kept: %s", error)
+    return ProtocolError("the body cannot be kept", status=500)
 
 
 class Sluice(Protocol):
