@@ -114,6 +114,8 @@ class Connection(Writing):
     def eof_received(self) -> bool:
         # A peer that shut its sending side still gets its answers.
         self._eof = self._task is not None or self._queue is not None or bool(self._unread)
+        if not self._eof:
+            self._end_writing()  # the transport closes itself
         return self._eof
 
     def pause_writing(self) -> None:
@@ -156,12 +158,8 @@ class Connection(Writing):
         if get_ident() != self.service.thread_id:
             self.service.post(self.close, code, reason)
         elif self._state == OPEN:
-            self._flush()
-            assert self.transport is not None
-            self._state = CLOSING
             self._muted = True
-            self._unsent = self.transport.get_write_buffer_size()
-            self.deadline = self.service.clock.deadline(self.service.settings.close_timeout)
+            self._end_writing()
             self.begin_close(code, reason)
             if not self._reading:
                 self.service.loop.call_soon(self._go_on)
@@ -212,6 +210,7 @@ class Connection(Writing):
         """Ends at once."""
         if self._state != CLOSED:
             self._state = CLOSED
+            self.deadline = NEVER
             if self.transport is not None:
                 self.transport.abort()
 
@@ -243,6 +242,15 @@ class Connection(Writing):
         """A callback raised: this connection ends, nobody else's."""
         error_log.error("a callback of %s raised", type(self.handler).__name__, exc_info=error)
         self.close(1011, "")
+
+    def _end_writing(self) -> None:
+        """From here on `write` is refused; what was written has `close_timeout` to go out."""
+        if self._state == OPEN:
+            self._flush()
+            assert self.transport is not None
+            self._state = CLOSING
+            self._unsent = self.transport.get_write_buffer_size()
+            self.deadline = self.service.clock.deadline(self.service.settings.close_timeout)
 
     # Callbacks, one at a time.
 

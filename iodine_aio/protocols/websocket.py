@@ -4,7 +4,7 @@ from typing import Any, Final
 
 from iodine_aio.protocols.connection import Connection, open_websockets
 from iodine_aio.protocols.service import Service
-from iodine_aio.protocols.writing import CLOSED, CLOSING, OPEN, bytes_of
+from iodine_aio.protocols.writing import CLOSED, OPEN, bytes_of
 from iodine_aio.wire.environ import Env
 from iodine_aio.wire.frames import (
     BINARY,
@@ -82,6 +82,7 @@ class WebSocketProtocol(Connection):
             self.transport.write_eof()
 
     def eof_received(self) -> bool:
+        self._end_writing()
         return False  # without a close frame before it, nobody is there to be answered
 
     def ask_for_life(self) -> None:
@@ -100,10 +101,7 @@ class WebSocketProtocol(Connection):
         if self.close_code == 1006:
             self.close_code, self.close_reason = code, reason
         if self._state == OPEN:
-            self._flush()
-            self._state = CLOSING
-            self._unsent = self.transport.get_write_buffer_size()
-            self.deadline = self.service.clock.deadline(self.service.settings.close_timeout)
+            self._end_writing()
             # "it typically echos the status code it received" - RFC 6455, 5.5.1
             self.transport.write(encode_close(None if code == 1005 else code))
         # "the server MUST close the underlying TCP connection immediately" - 7.1.1
