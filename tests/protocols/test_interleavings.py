@@ -6,12 +6,10 @@ during another, nothing written behind the end.
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
 
-import iodine_aio
 from iodine_aio.protocols.connection import Connection
 from iodine_aio.protocols.handlers import adopt
 from iodine_aio.protocols.service import Service
@@ -296,26 +294,13 @@ async def live(kind: type[Connection], seed: int) -> None:
         assert peer.connection not in peer.connection.registry
 
 
-LOOPS: list[Callable[[], asyncio.AbstractEventLoop]]
-LOOPS = [iodine_aio.new_event_loop, asyncio.new_event_loop]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [WebSocketProtocol, TCPProtocol])
-@pytest.mark.parametrize("make_loop", LOOPS, ids=["uvloop", "asyncio"])
-def test_any_interleaving_opens_once_and_closes_once_and_last(
-    kind: type[Connection], make_loop: Callable[[], asyncio.AbstractEventLoop]
-):
+async def test_any_interleaving_opens_once_and_closes_once_and_last(kind: type[Connection]):
     """Three connections that talk to each other; the seed is in the failure."""
-
-    async def main(seed: int) -> None:
+    for seed in range(150):
         try:
             await live(kind, seed)
         except BaseException as error:
             error.add_note(f"seed {seed}")
             raise
-
-    with asyncio.Runner(loop_factory=make_loop) as runner:
-        for seed in range(150):
-            job: Coroutine[Any, Any, None] = main(seed)
-            runner.run(job)
