@@ -77,6 +77,8 @@ class Pool:
                 function, args = self._jobs.popleft()
             try:
                 function(*args)
-            except (Exception, SystemExit) as error:
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
                 error_log.error("a job in the pool raised: %r", function, exc_info=error)
             del function, args  # an idle thread must not keep the last job's objects alive

@@ -77,7 +77,9 @@ class Answering(Responding):
             self._started = time.perf_counter()
         try:
             result = service.app(env)  # type: ignore[misc]
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             self.fail(error)
             return
         if type(result) is tuple:
@@ -93,9 +95,10 @@ class Answering(Responding):
         if task.done():
             self._take_result(task)
         else:
-            self._state = ANSWERING
-            self.deadline = self.answer_deadline()
-            self._task = task
+            if self._state != GONE:  # as it is where it was hijacked at once
+                self._state = ANSWERING
+                self.deadline = self.answer_deadline()
+                self._task = task
             task.add_done_callback(self._task_done)
 
     def _task_done(self, task: "asyncio.Future[Any]") -> None:
@@ -105,8 +108,8 @@ class Answering(Responding):
             self._take_result(task)
             if not self._in_turn:
                 self.flush()
-        elif not task.cancelled() and task.exception() is None:
-            drop_result(self.service, task.result())
+        elif not task.cancelled():
+            self._take_result(task)
 
     def _take_result(self, task: "asyncio.Future[Any]") -> None:
         if task.cancelled():
@@ -146,7 +149,9 @@ class Answering(Responding):
                 self._upgrade(choice, head, body)
             else:
                 self._respond(env, head, body)
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             close_body(self.service, body)
             self.fail(error)
 
@@ -156,6 +161,10 @@ class Answering(Responding):
         if head.close:
             self._keep_alive = False
         if head.hijack is not None:
+            if not callable(head.hijack):
+                raise ResponseError(
+                    f"rack.hijack is {type(head.hijack).__name__}, must be callable"
+                )
             close_body(self.service, body)
             self._keep_alive = False
             self._stream(head, StreamSender(self, head.hijack, Framing(None, False), lasting=True))

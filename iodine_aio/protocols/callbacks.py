@@ -66,7 +66,9 @@ def call_on_close(
         result = on_close(code, reason) if _takes_code(on_close) else on_close()
         if inspect.isawaitable(result):
             service.run(_await, (result,))
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         error_log.error("on_close of %s raised", name, exc_info=error)
 
 

@@ -257,7 +257,9 @@ class Connection(Writing):
     def _call(self, function: Callable[..., Any], *args: Any) -> None:
         try:
             result = function(*args)
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             self.fail(error)
             return
         if result is not None:

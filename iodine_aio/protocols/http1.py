@@ -245,7 +245,8 @@ class HTTPProtocol(Answering):
                 self.deadline = self.service.clock.idle_until
             if self._eof and not self._waits():
                 self.close()
-            elif len(self._unread) > FLUSH_BYTES:
+            # A head that is not complete is no reason to wait: it is bounded by its limit.
+            elif len(self._unread) > max(FLUSH_BYTES, self.service.settings.max_head_bytes):
                 self._hold_reading()
             elif not self._reading:
                 self._resume_reading()
@@ -461,13 +462,15 @@ class HTTPProtocol(Answering):
         self.transport.pause_reading()
         sock = socket.socket(fileno=os.dup(self.transport.get_extra_info("socket").fileno()))
         data = b"".join(self._output)
-        if data and (self.transport.get_write_buffer_size() or sock.send(data) < len(data)):
+        if self.transport.get_write_buffer_size() or (data and sock.send(data) < len(data)):
             sock.close()
             self.abort()
             raise UsageError("rack.hijack: the client does not take the answers before this one")
         self._output.clear()
         env["rack.hijack_leftover"] = self._unread[self._position :]
         env["rack.hijack_io"] = sock
+        # The app goes on: what is lost now is our side of the connection only.
+        self._task = None
         # Closing our own descriptor leaves the connection to its copy.
         self._detach().abort()
         return sock

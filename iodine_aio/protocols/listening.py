@@ -49,7 +49,9 @@ class RawAcceptor(asyncio.Protocol):
         else:
             try:
                 successor = self._make_successor()
-            except (Exception, SystemExit) as error:
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
                 error_log.error("no handler for a raw connection", exc_info=error)
                 stream.close()
             else:

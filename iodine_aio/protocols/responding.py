@@ -84,7 +84,9 @@ class Responding(asyncio.Protocol):
             self._kept = 0
             if self.paused:  # more to send is not less taken
                 self._unsent += len(data)
-            self.transport.write(data)
+            # asyncio warns of what is written between a failed write and connection_lost.
+            if not self.transport.is_closing():
+                self.transport.write(data)
 
     def pending(self) -> int:
         """Bytes that the client has not taken."""

@@ -114,7 +114,9 @@ class IteratorSender(Sender):
             try:
                 piece = next(self._iterator, None)
                 data = b"" if piece is None else bytes_of(piece)
-            except (Exception, SystemExit) as error:
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
                 self._ended = True
                 self._break_off(error)
                 return
@@ -181,7 +183,9 @@ class TaskSender(Sender):
             close_body(self._outlet.service, self._body)
             self._outlet.response_sent(False)
             raise
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             self._break_off(error)
         else:
             self._finish()
@@ -198,5 +202,7 @@ def close_body(service: Service, body: object) -> None:
             close()
         if aclose is not None:
             service.start_task(aclose()).add_done_callback(log_failure)
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         error_log.error("closing a response body raised", exc_info=error)

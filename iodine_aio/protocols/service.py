@@ -92,6 +92,9 @@ class Service:
         if not task.done():
             self.tasks.add(task)
             task.add_done_callback(self.tasks.discard)
+            if not _EAGER and inspect.iscoroutine(awaitable):
+                # Of one that is cancelled before its first step Python would warn.
+                task.add_done_callback(lambda _: awaitable.close())
         return task
 
     def run(self, function: Callable[..., object], args: tuple[Any, ...]) -> None:
@@ -139,7 +142,12 @@ class Service:
         with self._mail_lock:
             mail, self._mail = self._mail, []
         for function, args in mail:
-            function(*args)
+            try:
+                function(*args)
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # what lies behind it is of other connections
+                error_log.error("a job raised", exc_info=error)
 
 
 def is_coroutine_function(function: object) -> bool:

@@ -8,14 +8,21 @@ from typing import Any, Final, cast
 from iodine_aio.errors import ClientGoneError, UsageError
 from iodine_aio.logs import error_log
 from iodine_aio.protocols.sending import Outlet, TaskSender, close_body
+from iodine_aio.protocols.service import Service
 from iodine_aio.protocols.writing import bytes_of
 from iodine_aio.wire.response import Framing
 
 THREAD_WINDOW_BYTES: Final = 256 * 1024  # what a thread may be ahead of its client
 
+# One lock for all: it is held for an addition only, and few threads write.
+_posting: Final = threading.Lock()
+
 
 class Stream:
-    """What a callable body, or the callable of a `rack.hijack` field, writes to."""
+    """What a callable body, or the callable of a `rack.hijack` field, writes to.
+
+    `write` and `close` may be called from any thread.
+    """
 
     def __init__(self, write: Callable[[bytes], bool], sender: "StreamSender") -> None:
         self._write = write
@@ -55,7 +62,11 @@ class Stream:
 
     def close(self) -> None:
         """Ends the response."""
-        self._sender.close()
+        service = self._sender.service
+        if threading.get_ident() == service.thread_id:
+            self._sender.close()
+        else:
+            service.post(self._sender.close)
 
     @property
     def closed(self) -> bool:
@@ -71,22 +82,30 @@ class StreamSender(TaskSender):
             else the response ends with it.
     """
 
-    __slots__ = ("_changed", "_lasting", "_on_its_way", "_overrun", "_untaken", "closed")
+    __slots__ = ("_changed", "_ended", "_lasting", "_on_its_way", "_posted", "_untaken", "closed")
 
     def __init__(self, outlet: Outlet, body: Any, framing: Framing, lasting: bool) -> None:
         super().__init__(outlet, body, framing)
         self._lasting = lasting
-        self._overrun = False
+        self._ended = False
+        self._posted = 0  # bytes that other threads wrote and that are on their way here
         self.closed = False
         self._changed: threading.Condition | None = None  # where a thread writes
         self._on_its_way = 0  # bytes that a thread sent and that the transport has not
         self._untaken = 0  # those of them that wait for the client, here
 
+    @property
+    def service(self) -> Service:
+        """What its connection shares with the others."""
+        return self._outlet.service
+
     def start(self) -> None:
         try:
             result = self._body(Stream(self._put, self))
-        except (Exception, SystemExit) as error:
-            self.closed = True
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            self._mark_ended()
             self._break_off(error)
             return
         if isinstance(result, asyncio.Future):
@@ -103,7 +122,7 @@ class StreamSender(TaskSender):
             self._untaken = 0
 
     def abandon(self) -> None:
-        self.closed = True
+        self._mark_ended()
         self.resume()
         self._take_note(0)
         if self._task is not None:
@@ -114,7 +133,10 @@ class StreamSender(TaskSender):
         """Ends the response."""
         if not self.closed:
             self.closed = True
-            self._finish()
+            if self._posted:
+                self.service.post(self._end)  # behind what other threads have written
+            else:
+                self._end()
 
     async def drain(self) -> bool:
         """Waits until the client takes more."""
@@ -163,18 +185,20 @@ class StreamSender(TaskSender):
             if not self._lasting:
                 self.close()
         else:
-            self.closed = True
+            self._mark_ended()
             self._break_off(cast(BaseException, future.exception()))
 
     async def _follow(self, result: Awaitable[Any]) -> None:
         try:
             await result
         except asyncio.CancelledError:
-            self.closed = True
+            self._mark_ended()
             raise
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             if not self.closed:
-                self.closed = True
+                self._mark_ended()
                 self._break_off(error)
         else:
             if not self._lasting:
@@ -182,15 +206,42 @@ class StreamSender(TaskSender):
 
     def _put(self, data: bytes) -> bool:
         outlet = self._outlet
-        settings = outlet.service.settings
-        pending = outlet.pending()
-        if pending > settings.hard_limit_bytes:
-            if not self._overrun:
-                self._overrun = True
-                self.closed = True
-                error_log.error("a response was broken off: its client reads too slowly")
-                outlet.service.loop.call_soon(outlet.response_sent, False)
+        service = outlet.service
+        elsewhere = threading.get_ident() != service.thread_id
+        pending = outlet.pending() + self._posted
+        if pending > service.settings.hard_limit_bytes:
+            if elsewhere:
+                service.post(self._overflow)
+            else:
+                self._overflow()
             return False
-        outlet.put(self.framing.encode(data))
-        outlet.flush()
-        return pending <= settings.soft_limit_bytes
+        if elsewhere or self._posted:  # never ahead of what another thread has written
+            with _posting:
+                self._posted += len(data)
+            if not service.post(self._put_posted, data):
+                return False
+        else:
+            outlet.put(self.framing.encode(data))
+            outlet.flush()
+        return pending <= service.settings.soft_limit_bytes
+
+    def _put_posted(self, data: bytes) -> None:
+        with _posting:
+            self._posted -= len(data)
+        if not self._ended:
+            self._outlet.put(self.framing.encode(data))
+            self._outlet.flush()
+
+    def _overflow(self) -> None:
+        if not self._ended:
+            self._mark_ended()
+            error_log.error("a response was broken off: its client reads too slowly")
+            self.service.loop.call_soon(self._outlet.response_sent, False)
+
+    def _end(self) -> None:
+        if not self._ended:
+            self._mark_ended()
+            self._finish()
+
+    def _mark_ended(self) -> None:
+        self.closed = self._ended = True

@@ -51,7 +51,9 @@ class WebSocketProtocol(Connection):
                 if self._task is None and self._queue is None and not self._paused:
                     try:
                         result = self.callbacks.on_message(payload)
-                    except (Exception, SystemExit) as error:
+                    except KeyboardInterrupt:
+                        raise
+                    except BaseException as error:
                         self.fail(error)
                         continue
                     if result is not None:

@@ -131,8 +131,7 @@ class Writing(asyncio.Protocol):
         self._undrained = True
         output = self._output
         if output is None:
-            assert self.transport is not None
-            self.transport.write(frame)
+            self._transmit(frame)
             if self._drains:
                 self.service.loop.call_soon(self.say_drained)
             return
@@ -147,12 +146,16 @@ class Writing(asyncio.Protocol):
 
     def _flush(self) -> None:
         if self._output and self._state != CLOSED:
-            assert self.transport is not None
             self._kept = 0
             output, self._output = self._output, []
-            self.transport.write(output[0] if len(output) == 1 else b"".join(output))
+            self._transmit(output[0] if len(output) == 1 else b"".join(output))
             if self._drains:
                 self.service.loop.call_soon(self.say_drained)
+
+    def _transmit(self, data: bytes) -> None:
+        # asyncio warns of what is written between a failed write and connection_lost.
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.write(data)
 
     def _write_from_thread(self, data: str | bytes) -> bool:
         if self._state:
