@@ -28,7 +28,7 @@ def pytest_asyncio_loop_factories(
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """An async test that hangs is cancelled: the alarm of pytest-timeout never wakes uvloop."""
+    """An async test that hangs is cancelled: the alarm of pytest-timeout ends no loop."""
     if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
         item.obj = limit_time(item.obj)
 
