@@ -7,14 +7,13 @@ from collections.abc import Callable, Generator, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
-import uvloop
-
 from iodine_aio import lifecycle
 from iodine_aio.apps.application import Lifespan
 from iodine_aio.apps.build import build_app
 from iodine_aio.binds import Bind, open_socket, remove_unix_socket, socket_url
-from iodine_aio.descriptors import descriptor_limit
+from iodine_aio.descriptors import descriptor_limit, make_levels
 from iodine_aio.errors import StartupError, UsageError
+from iodine_aio.listeners import Listeners
 from iodine_aio.logs import error_log
 from iodine_aio.protocols.http1 import HTTPProtocol
 from iodine_aio.protocols.listening import RawAcceptor, check_raw_handler
@@ -22,12 +21,8 @@ from iodine_aio.protocols.service import Served, Service
 from iodine_aio.settings import Settings
 from iodine_aio.wire.environ import Env, make_template
 
-RESERVED_DESCRIPTORS: Final = 64
 _LOOK_SECONDS: Final = 0.01  # how often a stop looks whether all connections have ended
 _ABORT_SECONDS: Final = 1.0  # what aborted connections get to say so to their handlers
-# How many connections plain asyncio accepts at once: with more, a burst takes the whole
-# reserve before the first of them is counted.
-_ASYNCIO_BURST: Final = 4
 
 
 class Server:
@@ -48,7 +43,7 @@ class Server:
         self._owns_pool = True
         self._leads = True  # calls the hooks of on_state; a companion leaves them alone
         self._sockets: list[socket.socket] = []
-        self._listeners: list[asyncio.AbstractServer] = []
+        self._listeners = Listeners(settings.backlog)
         self._companions: list[Server] = []
         self._urls: list[str] = []
         self._ports: list[int] = []
@@ -147,8 +142,7 @@ class Server:
 
     def close_sockets(self) -> None:
         """Listens no more."""
-        for listener in self._listeners:
-            listener.close()
+        self._listeners.close()
         for sock in self._sockets:
             remove_unix_socket(sock)
             sock.close()
@@ -175,8 +169,9 @@ class Server:
 
     async def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         service = self._service
-        limit = descriptor_limit()
-        service.descriptor_ceiling = limit - min(RESERVED_DESCRIPTORS, limit // 4)
+        self._listeners.levels = levels = make_levels(descriptor_limit())
+        service.descriptor_ceiling, service.descriptor_brim, _ = levels
+        service.rest = self._listeners.rest
         service.start(loop)
         lifecycle.enter_loop(loop)
         try:
@@ -185,7 +180,7 @@ class Server:
             if self._lifespan is not None:
                 await self._lifespan.start()
             for sock in self._sockets:
-                self._listeners.append(await self._listen(loop, sock))
+                await self._listen(sock)
             for server in self._companions:
                 server.start()
                 await server.started()
@@ -195,24 +190,10 @@ class Server:
             self._begin_stop(0)
             raise
 
-    async def _listen(
-        self, loop: asyncio.AbstractEventLoop, sock: socket.socket
-    ) -> asyncio.AbstractServer:
+    async def _listen(self, sock: socket.socket) -> None:
         template = make_template(sock.getsockname(), sys.stderr)
         make_protocol = self._make_protocol
-
-        def factory() -> asyncio.BaseProtocol:
-            return make_protocol(template)
-
-        backlog = self.settings.backlog
-        burst = backlog if isinstance(loop, uvloop.Loop) else _ASYNCIO_BURST
-        if sock.family == getattr(socket, "AF_UNIX", None):
-            listener = await loop.create_unix_server(factory, sock=sock, backlog=burst)
-        else:
-            listener = await loop.create_server(factory, sock=sock, backlog=burst)
-        if burst != backlog:
-            sock.listen(backlog)
-        return listener
+        await self._listeners.add(sock, lambda: make_protocol(template))
 
     def _make_http(self, template: Env) -> asyncio.BaseProtocol:
         return HTTPProtocol(self._service, template)

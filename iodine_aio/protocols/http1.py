@@ -15,14 +15,13 @@ from iodine_aio.clock import NEVER
 from iodine_aio.errors import ProtocolError, UsageError
 from iodine_aio.protocols.answering import Answering
 from iodine_aio.protocols.heads import check_partial_head
-from iodine_aio.protocols.listening import excess_descriptors
+from iodine_aio.protocols.listening import has_room, turn_away
 from iodine_aio.protocols.receiving import RequestStream, WholeBody, frame_body
 from iodine_aio.protocols.responding import (
     ANSWERING,
     CLOSING,
     GONE,
     LEAVING,
-    LINGERING,
     READING,
 )
 from iodine_aio.protocols.service import Service
@@ -35,7 +34,6 @@ from iodine_aio.wire.handshake import offers_upgrade
 MAX_TURN: Final = 64  # requests of one connection before others get their turn
 SLICE_BYTES: Final = 64 * 1024  # of a body that are decoded before others get their turn
 MAX_EMPTY_LINES: Final = 8
-MAX_LINGERING: Final = 8  # of those there is no room for
 
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _BUSY: Final = (
@@ -81,17 +79,10 @@ class HTTPProtocol(Answering):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         service = self.service
-        service.connections.add(self)
-        excess = excess_descriptors(service, transport)
-        if excess >= 0:
-            self.put(_BUSY)
-            # Not closed at once, if that can be: its request, unread, would reset the
-            # connection before the client has its answer.
-            if excess < MAX_LINGERING:
-                self.linger()
-            else:
-                self.close()
+        if not has_room(service, transport):
+            turn_away(service, transport, _BUSY, b"\r\n\r\n")
             return
+        service.connections.add(self)
         peer = transport.get_extra_info("peername")
         if isinstance(peer, tuple):
             self._peer = (peer[0], str(peer[1]))
@@ -103,9 +94,6 @@ class HTTPProtocol(Answering):
                 self._turn(self._unread + data, True)
             else:
                 self._turn(data, False)
-        elif self._state == LINGERING:
-            if excess_descriptors(self.service, self.transport) >= 0:
-                self.transport.close()
         elif self._state == ANSWERING or self._state == READING:
             self._unread += data
             if self._state == ANSWERING and self._body is not None and not self._body.done:

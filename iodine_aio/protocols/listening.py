@@ -1,8 +1,9 @@
 """What a listener makes for each connection it accepts, or says when there is no room."""
 
 import asyncio
-from typing import Any, cast
+from typing import Any, Final, cast
 
+from iodine_aio.clock import NEVER
 from iodine_aio.errors import UsageError
 from iodine_aio.logs import error_log
 from iodine_aio.protocols.handlers import adopt, make_handler
@@ -10,15 +11,82 @@ from iodine_aio.protocols.service import Service
 from iodine_aio.protocols.tcp import TCPProtocol
 from iodine_aio.protocols.upgrade import Successor, switch_protocol
 
+_LINGER_SECONDS: Final = 1.0
 
-def excess_descriptors(service: Service, transport: asyncio.BaseTransport) -> int:
-    """How deep in the reserve of descriptors a connection's is; below 0: there is room.
+
+def has_room(service: Service, transport: asyncio.BaseTransport) -> bool:
+    """True if a new connection can be served.
 
     The kernel gives out the lowest descriptor that is free: a high one says that few
     are left, whoever holds the others.
     """
     sock = transport.get_extra_info("socket")
-    return -1 if sock is None else sock.fileno() - service.descriptor_ceiling
+    return sock is None or sock.fileno() < service.descriptor_ceiling
+
+
+class TurnedAway(asyncio.Protocol):
+    """Tells a client that there is no room, and lets it read that.
+
+    Args:
+        message: all that is sent.
+        last_bytes: what ends the client's request, after which it sends no more; empty:
+            that cannot be told.
+
+    Attributes:
+        deadline: when its descriptor is wanted back.
+    """
+
+    __slots__ = ("_last_bytes", "_message", "_service", "_transport", "deadline")
+
+    def __init__(self, service: Service, message: bytes, last_bytes: bytes) -> None:
+        self._service = service
+        self._message = message
+        self._last_bytes = last_bytes
+        self._transport = cast(asyncio.Transport, None)
+        self.deadline = NEVER
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = stream = cast(asyncio.Transport, transport)
+        service = self._service
+        service.connections.add(self)
+        if stream.get_extra_info("socket").fileno() >= service.descriptor_brim:
+            service.rest()
+        stream.write(self._message)
+        # Not closed at once: bytes that nobody read would reset the connection, and with
+        # it the message that the client has not seen yet (RFC 9112, 9.6).
+        self.deadline = service.clock.deadline(_LINGER_SECONDS)
+        try:
+            stream.write_eof()
+        except (OSError, NotImplementedError):  # it is gone already; TLS
+            stream.close()
+
+    def data_received(self, data: bytes) -> None:
+        if self._last_bytes and data.endswith(self._last_bytes):
+            self._transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.deadline = NEVER
+        self._service.connections.discard(self)
+
+    def expire(self, now: float) -> None:
+        """The client has had its time."""
+        self.abort()
+
+    def shut_down(self) -> None:
+        """Goes on: it ends soon."""
+
+    def abort(self) -> None:
+        """Ends at once."""
+        self._transport.abort()
+
+
+def turn_away(
+    service: Service, transport: asyncio.BaseTransport, message: bytes, last_bytes: bytes = b""
+) -> None:
+    """Tells a new client that there is no room, in the place of its protocol."""
+    successor = TurnedAway(service, message, last_bytes)
+    transport.set_protocol(successor)
+    successor.connection_made(transport)
 
 
 class RawAcceptor(asyncio.Protocol):
@@ -43,9 +111,8 @@ class RawAcceptor(asyncio.Protocol):
         service = self._service
         if service.stopping:
             stream.abort()
-        elif excess_descriptors(service, stream) >= 0:
-            stream.write(self._busy_message)
-            stream.close()
+        elif not has_room(service, stream):
+            turn_away(service, stream, self._busy_message)
         else:
             try:
                 successor = self._make_successor()

@@ -52,7 +52,8 @@ class Service:
         tasks: apps and handlers that are running.
         stopping: no request is taken any more.
         aborted: no message that still waits is handed over any more.
-        descriptor_ceiling: a connection whose descriptor is not below it is turned away.
+        descriptor_ceiling, descriptor_brim: see `Levels`.
+        rest: accepts no connection for a while.
     """
 
     def __init__(self, app: Callable[[Env], Any] | None, settings: Settings) -> None:
@@ -73,7 +74,8 @@ class Service:
         self.template: Env = {}
         self.stopping = False
         self.aborted = False
-        self.descriptor_ceiling = sys.maxsize
+        self.descriptor_ceiling = self.descriptor_brim = sys.maxsize
+        self.rest: Callable[[], object] = lambda: None
         self.loop: asyncio.AbstractEventLoop
         self.thread_id = 0
         self._mail: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
