@@ -77,8 +77,6 @@ class Pool:
                 function, args = self._jobs.popleft()
             try:
                 function(*args)
-            except KeyboardInterrupt:
-                raise
-            except BaseException as error:
+            except BaseException as error:  # the thread has other jobs to do
                 error_log.error("a job in the pool raised: %r", function, exc_info=error)
             del function, args  # an idle thread must not keep the last job's objects alive

@@ -45,11 +45,8 @@ class ThreadedApp:
             return
         try:
             result = self._app(env)
-        except SystemExit:
-            post(_fail, future, UsageError("sys.exit() was called by an app"))
-            return
-        except Exception as error:
-            post(_fail, future, error)
+        except BaseException as error:  # whatever it is, its client waits for an answer
+            post(_fail, future, _as_exception(error))
             return
         body = result[2] if isinstance(result, (tuple, list)) and len(result) == 3 else None
         if (
@@ -98,12 +95,12 @@ class BlockingBody:
                     self._stream.send_from_thread(piece)
         except ClientGoneError:
             pass
-        except (Exception, SystemExit) as raised:
-            error = raised if isinstance(raised, Exception) else UsageError("sys.exit() in a body")
+        except BaseException as raised:
+            error = _as_exception(raised)
         try:
             self.close_iterable()
-        except Exception as raised:
-            error = error or raised
+        except BaseException as raised:
+            error = error or _as_exception(raised)
         if self._done is not None:
             self._post(*((_fail, self._done, error) if error else (_deliver, self._done, None)))
 
@@ -143,3 +140,13 @@ def _copy(task: "asyncio.Future[Any]", future: "asyncio.Future[Any]") -> None:
 def _fail(future: "asyncio.Future[Any]", error: BaseException) -> None:
     if not future.done():
         future.set_exception(error)
+
+
+def _as_exception(error: BaseException) -> Exception:
+    """`error`, or what a future can carry in its place."""
+    if isinstance(error, Exception) and not isinstance(error, StopIteration):
+        return error
+    text = "sys.exit()" if isinstance(error, SystemExit) else type(error).__name__
+    replacement = UsageError(f"{text} came out of an app")
+    replacement.__cause__ = error
+    return replacement

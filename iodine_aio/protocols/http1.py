@@ -6,9 +6,11 @@ request is looked at before that request is answered, and one write answers a wh
 """
 
 import asyncio
+import concurrent.futures
 import io
 import os
 import socket
+import threading
 from typing import Any, Final, cast
 
 from iodine_aio.clock import NEVER
@@ -439,8 +441,14 @@ class HTTPProtocol(Answering):
     def _hijack(self) -> socket.socket:
         """`env["rack.hijack"]()`: the socket itself, ours no more (Rack, "Hijacking").
 
-        What was read already lies in `env["rack.hijack_leftover"]`.
+        What was read already lies in `env["rack.hijack_leftover"]`. May be called from
+        another thread, which waits for the loop then.
         """
+        if threading.get_ident() != self.service.thread_id:
+            outcome: concurrent.futures.Future[socket.socket] = concurrent.futures.Future()
+            if not self.service.post(self._hijack_for_thread, outcome):
+                raise UsageError("rack.hijack: the server has stopped")
+            return outcome.result()
         env = self._env
         if env is None:
             raise UsageError("rack.hijack: the request was answered already")
@@ -462,3 +470,9 @@ class HTTPProtocol(Answering):
         # Closing our own descriptor leaves the connection to its copy.
         self._detach().abort()
         return sock
+
+    def _hijack_for_thread(self, outcome: "concurrent.futures.Future[socket.socket]") -> None:
+        try:
+            outcome.set_result(self._hijack())
+        except Exception as error:
+            outcome.set_exception(error)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import iodine_aio
+from iodine_aio.pool import Pool
 from iodine_aio.protocols.http1 import HTTPProtocol
 from iodine_aio.protocols.service import Service
 from iodine_aio.settings import Settings
@@ -466,3 +467,76 @@ def test_stream_of_a_partial_hijack_is_closed_from_another_thread(run):
     answer = run(main())
 
     assert answer.endswith(b"\r\n\r\nall of it")
+
+
+@pytest.mark.parametrize("error", [*FATAL, KeyboardInterrupt, StopIteration])
+@pytest.mark.parametrize("kind", ["app", "body"])
+def test_app_in_a_thread_that_raises_anything_has_its_client_answered(run, kind, error):
+    """Even what no future can carry: the client is answered 500, or cut off in mid-body."""
+
+    class Body:
+        def __iter__(self) -> Any:
+            return self
+
+        def __next__(self) -> bytes:
+            raise error if error is not StopIteration else ValueError
+
+        def close(self) -> None:
+            raise error
+
+    def app(env: dict[str, Any]) -> Any:
+        if kind == "app":
+            raise error
+        return 200, {}, Body()
+
+    async def main() -> bytes:
+        async with iodine_aio.serve(app, port=0, threads=1) as server:
+            return await ask(server, LAST)
+
+    answer = run(main())
+
+    assert answer.startswith(b"HTTP/1.1 500 " if kind == "app" else b"HTTP/1.1 200 ")
+    assert not answer.endswith(b"0\r\n\r\n")
+
+
+def test_app_in_a_thread_hijacks_in_the_loops_thread(run, monkeypatch):
+    """No transport may be touched from another thread; the app waits for its socket."""
+    threads = []
+    detach = HTTPProtocol._detach
+
+    def watched(self: HTTPProtocol) -> asyncio.Transport:
+        threads.append(threading.get_ident())
+        return detach(self)
+
+    monkeypatch.setattr(HTTPProtocol, "_detach", watched)
+
+    def app(env: dict[str, Any]) -> Any:
+        with env["rack.hijack"]() as sock:
+            sock.setblocking(True)
+            sock.sendall(b"from a thread")
+        return 200, {}, None
+
+    async def main() -> bytes:
+        async with iodine_aio.serve(app, port=0, threads=1) as server:
+            return await ask(server, GET)
+
+    answer = run(main())
+
+    assert answer == b"from a thread"
+    assert threads == [threading.get_ident()]
+
+
+@pytest.mark.parametrize("error", [*FATAL, KeyboardInterrupt])
+def test_job_that_raises_anything_leaves_its_thread_to_the_next(error):
+    """A pool of one thread still has it."""
+
+    def fail() -> None:
+        raise error
+
+    pool = Pool(1)
+    done = threading.Event()
+    pool.submit(fail)
+    pool.submit(done.set)
+
+    assert done.wait(5)
+    pool.close()
