@@ -424,8 +424,16 @@ def test_coroutine_that_is_cancelled_before_it_began_leaves_no_warning(run):
 
 
 @pytest.mark.parametrize("kind", ["joined", "awaited"])
-def test_stream_takes_what_another_thread_writes(run, kind):
-    """In order, whole, and ahead of what is written, or ended, after it."""
+def test_stream_takes_what_another_thread_writes(run, kind, monkeypatch):
+    """In order, whole, ahead of what is written after it; the transport is the loop's."""
+    threads = set()
+    put = HTTPProtocol.put
+
+    def watched(self: HTTPProtocol, data: bytes) -> None:
+        threads.add(threading.get_ident())
+        put(self, data)
+
+    monkeypatch.setattr(HTTPProtocol, "put", watched)
 
     def work(stream: Any) -> None:
         for number in range(100):
@@ -450,6 +458,7 @@ def test_stream_takes_what_another_thread_writes(run, kind):
     body = run(main())
 
     assert body == b" ".join(b"%d" % number for number in range(100)) + b" end"
+    assert threads == {threading.get_ident()}
 
 
 def test_stream_of_a_partial_hijack_is_closed_from_another_thread(run):
