@@ -18,13 +18,15 @@ def build_app(app: Any, settings: Settings, host: Host) -> Application:
 
     Args:
         app: an object or class with `call(env)`, or anything that can be called with one
-            argument: a function, a coroutine function, an object.
+            argument: a function, a coroutine function, an object; or an Application.
         settings: `interface`, `threads` and what files are served.
         host: the server.
 
     Raises:
         UsageError: it cannot be called so; the message says what it looks like.
     """
+    if isinstance(app, Application):
+        return app
     return _build_iodine(_callable_of(app), settings, host)
 
 

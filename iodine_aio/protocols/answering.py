@@ -102,14 +102,15 @@ class Answering(Responding):
             task.add_done_callback(self._task_done)
 
     def _task_done(self, task: "asyncio.Future[Any]") -> None:
+        if self._task is not task:  # its client is gone, or was refused
+            if not task.cancelled():
+                self._take_result(task)
+            return
         self._task = None
-        if self._state != GONE:
-            self._state = READING
-            self._take_result(task)
-            if not self._in_turn:
-                self.flush()
-        elif not task.cancelled():
-            self._take_result(task)
+        self._state = READING
+        self._take_result(task)
+        if not self._in_turn:
+            self.flush()
 
     def _take_result(self, task: "asyncio.Future[Any]") -> None:
         if task.cancelled():

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import functools
 import inspect
 import sys
 import threading
@@ -93,11 +94,13 @@ class Service:
         task: asyncio.Task[Any] = asyncio.Task(_guard(awaitable), loop=self.loop, **_EAGER)
         if not task.done():
             self.tasks.add(task)
-            task.add_done_callback(self.tasks.discard)
-            if not _EAGER and inspect.iscoroutine(awaitable):
-                # Of one that is cancelled before its first step Python would warn.
-                task.add_done_callback(lambda _: awaitable.close())
+            task.add_done_callback(functools.partial(self._end_task, awaitable))
         return task
+
+    def _end_task(self, awaitable: Awaitable[Any], task: "asyncio.Task[Any]") -> None:
+        self.tasks.discard(task)
+        if task.cancelled() and inspect.iscoroutine(awaitable):
+            awaitable.close()  # cancelled before its first step, it was never awaited
 
     def run(self, function: Callable[..., object], args: tuple[Any, ...]) -> None:
         """Runs a plain function in the pool, a coroutine function as a task."""
