@@ -170,10 +170,12 @@ class Answering(Responding):
             self._keep_alive = False
             self._stream(head, StreamSender(self, head.hijack, Framing(None, False), lasting=True))
             return
-        if status in (204, 304):
+        if status in (204, 205, 304):
             # "any response with a 1xx, 204, or 304 status code is always terminated by the
             # first empty line after the header fields" - RFC 9112, 6.3
             length = head.content_length if status == 304 else None
+            if status == 205:
+                length = 0  # "a server MUST NOT generate content" - RFC 9110, 15.3.6
             self._send_head(head, "" if length is None else f"Content-Length: {length}\r\n", b"")
             close_body(self.service, body)
             self.response_ended()

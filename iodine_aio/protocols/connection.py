@@ -13,6 +13,7 @@ from threading import get_ident
 from typing import Any, ClassVar, Final, cast
 
 from iodine_aio.clock import NEVER
+from iodine_aio.errors import UsageError
 from iodine_aio.logs import error_log
 from iodine_aio.protocols.callbacks import PooledCallbacks, call_on_close, drained_callback, in_pool
 from iodine_aio.protocols.service import Service
@@ -192,7 +193,13 @@ class Connection(Writing):
             self.service.run(function, args)
 
     def set_timeout(self, seconds: float) -> None:
-        """Changes `timeout`, from now on."""
+        """Changes `timeout`, from now on.
+
+        Raises:
+            UsageError: it is no number of seconds.
+        """
+        if not isinstance(seconds, (int, float)) or not 0 <= seconds < NEVER:
+            raise UsageError(f"timeout is {seconds!r}, must be seconds, or 0 for never")
         self.timeout = seconds
         if self._state == OPEN and not self._paused:
             self.deadline = self.service.clock.deadline(seconds)

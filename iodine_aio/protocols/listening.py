@@ -10,6 +10,7 @@ from iodine_aio.protocols.handlers import adopt, make_handler
 from iodine_aio.protocols.service import Service
 from iodine_aio.protocols.tcp import TCPProtocol
 from iodine_aio.protocols.upgrade import Successor, switch_protocol
+from iodine_aio.protocols.writing import half_close
 
 _LINGER_SECONDS: Final = 1.0
 
@@ -55,10 +56,7 @@ class TurnedAway(asyncio.Protocol):
         # Not closed at once: bytes that nobody read would reset the connection, and with
         # it the message that the client has not seen yet (RFC 9112, 9.6).
         self.deadline = service.clock.deadline(_LINGER_SECONDS)
-        try:
-            stream.write_eof()
-        except (OSError, NotImplementedError):  # it is gone already; TLS
-            stream.close()
+        half_close(stream)
 
     def data_received(self, data: bytes) -> None:
         if self._last_bytes and data.endswith(self._last_bytes):

@@ -11,7 +11,7 @@ from iodine_aio.clock import NEVER
 from iodine_aio.errors import ProtocolError, ResponseError
 from iodine_aio.protocols.heads import TELLING
 from iodine_aio.protocols.service import Service
-from iodine_aio.protocols.writing import FLUSH_BYTES
+from iodine_aio.protocols.writing import FLUSH_BYTES, half_close
 from iodine_aio.wire.environ import Env
 from iodine_aio.wire.response import ResponseHead, parse_headers, parse_status
 
@@ -181,8 +181,7 @@ class Responding(asyncio.Protocol):
         self.flush()
         self._state = LINGERING
         self.deadline = self.service.clock.deadline(_LINGER_SECONDS)
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
+        half_close(self.transport)
 
     def abort(self) -> None:
         """Ends at once."""

@@ -4,7 +4,7 @@ from typing import Any, Final
 
 from iodine_aio.protocols.connection import Connection, open_websockets
 from iodine_aio.protocols.service import Service
-from iodine_aio.protocols.writing import CLOSED, OPEN, bytes_of
+from iodine_aio.protocols.writing import CLOSED, OPEN, bytes_of, half_close
 from iodine_aio.wire.environ import Env
 from iodine_aio.wire.frames import (
     BINARY,
@@ -81,7 +81,7 @@ class WebSocketProtocol(Connection):
             # Its stream cannot be read any more: our goodbye is all there will be.
             # Reading goes on, since bytes that nobody read would reset the connection
             # before the peer has our close frame.
-            self.transport.write_eof()
+            half_close(self.transport)
 
     def eof_received(self) -> bool:
         self._end_writing()

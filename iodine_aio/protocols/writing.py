@@ -203,3 +203,11 @@ def bytes_of(data: object) -> bytes:
     if isinstance(data, (bytes, bytearray, memoryview)):
         return bytes(data)
     raise UsageError(f"cannot write {type(data).__name__}, must be str or bytes")
+
+
+def half_close(transport: asyncio.WriteTransport) -> None:
+    """Ends our sending side, behind what was written; closes where that cannot be."""
+    try:
+        transport.write_eof()
+    except (OSError, NotImplementedError):  # the peer is gone already; TLS
+        transport.close()

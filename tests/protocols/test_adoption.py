@@ -187,6 +187,16 @@ def test_attribute_of_the_users_object_wins(name):
     assert getattr(handler, name) == "mine"
 
 
+@pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf"), None, "3"])
+def test_timeout_that_is_no_time_is_refused(seconds):
+    """At once, where the mistake is; not when the clock meets it."""
+    handler = Plain()
+    open_websocket(handler)
+
+    with pytest.raises(UsageError, match=r"timeout is .*, must be seconds, or 0"):
+        handler.timeout = seconds  # type: ignore[attr-defined]
+
+
 def test_timeout_is_settable():
     """The one attribute that is."""
     handler = Plain()

@@ -256,7 +256,7 @@ def test_list_of_values_is_one_line_each(run: Run):
 # ---- responses without a body ----
 
 
-@pytest.mark.parametrize("status", [204, 304])
+@pytest.mark.parametrize("status", [204, 205, 304])
 @pytest.mark.parametrize("make_body", [lambda: "text", generate], ids=["whole", "generator"])
 def test_status_that_forbids_a_body_ends_with_its_head(run: Run, status: int, make_body: Any):
     """Neither body nor chunks, whatever the app returned (RFC 9112, 6.3)."""
