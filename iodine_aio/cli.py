@@ -10,7 +10,7 @@ from typing import Any, Final, NoReturn
 from iodine_aio.binds import Bind, parse_bind
 from iodine_aio.descriptors import raise_descriptor_limit
 from iodine_aio.errors import LoadError, StartupError, UsageError
-from iodine_aio.loading import load_app
+from iodine_aio.loading import is_site, load_app
 from iodine_aio.logs import log_to_stderr
 from iodine_aio.server import Server
 from iodine_aio.serving import join_prepared
@@ -34,12 +34,12 @@ def make_parser() -> argparse.ArgumentParser:
     """The parser of `python -m iodine_aio`."""
     parser = _Parser(
         prog="python -m iodine_aio",
-        description="Serves the app TARGET: module:app, file.py or file.py:app.",
+        description="Serves TARGET: module:app, file.py, file.py:app, or a folder of files.",
         add_help=False,
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("target", metavar="TARGET", help="module:app, file.py or file.py:app")
+    add("target", metavar="TARGET", help="module:app, file.py, file.py:app, or a folder of files")
     add("-?", "-h", "--help", action="help", help="show this text")
     add("-p", "--port", type=int, metavar="N", help="0: a free one (default: $PORT or 3000)")
     add(
@@ -67,7 +67,13 @@ def make_parser() -> argparse.ArgumentParser:
     add("-tout", "--timeout", type=float, metavar="SECONDS",
         help=_default("an idle HTTP connection is closed, seconds, 0: never",
                       "keep_alive_timeout"))  # fmt: skip
-    add("-www", "--public", metavar="DIR", help="not available yet")
+    add("-www", "--public", metavar="DIR", help="its files answer before the app (default: none)")
+    add("--static", action="append", metavar="/PATH=DIR",
+        help="a further folder, under a path; may be repeated")  # fmt: skip
+    add("--cache-control", action="append", metavar="GLOB=VALUE",
+        help="Cache-Control of files whose path matches, `immutable`: for ever;"
+        " may be repeated")  # fmt: skip
+    add("--log-static", action="store_true", help="files are in the log of requests, too")
     add("--factory", action="store_true", help="TARGET is a function that makes the app")
     add("--debug", action="store_true", help="show the traceback of an app that does not import")
     return parser
@@ -83,9 +89,18 @@ def read_settings(arguments: argparse.Namespace) -> Settings:
     Raises:
         UsageError: a value is out of its range, or asks for what is not there yet.
     """
-    if arguments.public is not None:
-        raise UsageError("-www: static files are not available in this version")
-    options: dict[str, Any] = {"access_log": arguments.access_log}
+    options: dict[str, Any] = {
+        "access_log": arguments.access_log,
+        "log_static": arguments.log_static,
+        "public": arguments.public,
+        "static": _read_pairs("--static", arguments.static),
+        "cache_control": _read_pairs("--cache-control", arguments.cache_control),
+    }
+    if is_site(arguments.target):
+        if arguments.public is not None:
+            raise UsageError(f"-www beside the folder {arguments.target!r}: name one of them")
+        options["public"] = arguments.target
+        options["log_static"] = True  # there is nothing else to be logged
     for name, value, unit in (
         ("threads", arguments.threads, 1),
         ("workers", arguments.workers, 1),
@@ -98,6 +113,16 @@ def read_settings(arguments: argparse.Namespace) -> Settings:
         if value is not None:
             options[name] = value * unit
     return Settings(**options)
+
+
+def _read_pairs(flag: str, texts: Sequence[str] | None) -> tuple[tuple[str, str], ...]:
+    pairs = []
+    for text in texts or ():
+        first, equals, second = text.partition("=")
+        if not equals or not first or not second:
+            raise UsageError(f"{flag} {text!r}: an equals sign is missing, or what is around it")
+        pairs.append((first, second))
+    return tuple(pairs)
 
 
 def read_binds(arguments: argparse.Namespace) -> list[Bind]:
@@ -149,7 +174,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Before the app is imported: what is wrong with the address shows at once.
     try:
         server.open()
-        server.set_app(load_app(arguments.target, arguments.factory))
+        site = is_site(arguments.target)
+        server.set_app(None if site else load_app(arguments.target, arguments.factory))
         join_prepared(server)
     except OSError as error:
         server.close_sockets()

@@ -66,6 +66,15 @@ def load_app(target: str, factory: bool = False) -> Any:
     return app
 
 
+def is_site(target: str) -> bool:
+    """True if `target` is a folder of files: one that is there, and can be no package."""
+    if not os.path.isdir(target):
+        return False
+    return "/" in target or not (
+        os.path.isfile(f"{target}.py") or os.path.isfile(os.path.join(target, "__init__.py"))
+    )
+
+
 def _split_target(target: str) -> tuple[str, str | None]:
     if target.endswith(".py"):
         return target, None

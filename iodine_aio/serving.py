@@ -23,7 +23,7 @@ def make_server(
     """A server that is neither bound nor started.
 
     Args:
-        app: see `build_app`; None serves only what `listen` has prepared.
+        app: see `build_app`; None serves only files, or what `listen` has prepared.
         host, port: where to listen, 127.0.0.1:3000 unless said; port 0 is a free one.
         bind: or one or several of ``host:port``, ``unix:/path?mode=660``, ``fd://3``.
         options: fields of Settings.
@@ -37,7 +37,7 @@ def make_server(
     if port is not None and not isinstance(port, int):
         raise UsageError(f"port is {port!r}, must be an int")
     default_port = 3000 if port is None else port
-    if app is None:
+    if app is None and not settings.serves_files:
         if bind is not None or host is not None or port is not None:
             raise UsageError("an address, but no app to serve there")
         if not _prepared:
@@ -49,6 +49,8 @@ def make_server(
         texts = [bind] if isinstance(bind, str) else bind
         binds = [parse_bind(text, default_port) for text in texts]
     server = Server(app, binds, settings)
+    if app is None and settings.serves_files:
+        server.set_app(None)
     join_prepared(server)
     return server
 

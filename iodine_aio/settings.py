@@ -4,6 +4,7 @@ The command line and the table of the README are derived from the fields here.
 """
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Final, Literal
 
@@ -90,11 +91,28 @@ class Settings:
     interface: Literal["auto", "iodine", "wsgi", "asgi"] = _option(
         "auto", "`auto`, `iodine`, `wsgi` or `asgi`", "how the app is called"
     )
+    public: str | None = _option(
+        None, "folder", "its files answer GET and HEAD before the app; a PathLike too"
+    )
+    static: tuple[tuple[str, str], ...] = _option(
+        (), "`(path, folder)`", "further folders, each under a path; a dict too"
+    )
+    file_cache_bytes: int = _option(
+        32 * MIB, "bytes", "as much of small files is kept in memory; 0: nothing is"
+    )
+    cache_control: tuple[tuple[str, str], ...] = _option(
+        (),
+        "`(glob, value)`",
+        "Cache-Control of files whose path matches, the first that does; `immutable` stands"
+        " for a year and never asked again; a dict too",
+    )
+    log_static: bool = _option(False, "yes or no", "files are in the log of requests, too")
     workers: int = _option(1, "processes", "more than one is refused for now")
     access_log: bool = _option(False, "yes or no", "one log line a request")
     backlog: int = _option(2048, "connections", "how many may wait to be accepted")
 
     def __post_init__(self) -> None:
+        self._normalise_files()
         for option in fields(self):
             value = getattr(self, option.name)
             if option.name == "threads":
@@ -126,6 +144,21 @@ class Settings:
         if self.workers != 1:
             raise UsageError(f"workers is {self.workers}, only 1 is available in this version")
 
+    def _normalise_files(self) -> None:
+        if self.public is not None:
+            object.__setattr__(self, "public", _folder_path("public", self.public))
+        for name in ("static", "cache_control"):
+            object.__setattr__(self, name, _pairs(name, getattr(self, name)))
+        for url, folder in self.static:
+            if not url.startswith("/"):
+                raise UsageError(f"static: path {url!r} must begin with a slash")
+            _folder_path(f"static {url}", folder)
+
+    @property
+    def serves_files(self) -> bool:
+        """True if there is a folder whose files are served."""
+        return self.public is not None or bool(self.static)
+
     @property
     def thread_count(self) -> int | None:
         """`threads` with fractions of the cores worked out; None if nothing was said."""
@@ -137,3 +170,25 @@ class Settings:
     def pool_size(self) -> int:
         """How many threads the pool has at most: whatever runs, `run` needs some."""
         return self.thread_count or DEFAULT_THREADS
+
+
+def _folder_path(name: str, value: Any) -> str:
+    if not isinstance(value, (str, os.PathLike)):
+        raise UsageError(f"{name} is {value!r}, must be the path of a folder")
+    path = os.fsdecode(value)
+    if not os.path.isdir(path):
+        raise UsageError(f"{name}: there is no folder {path!r} in {os.getcwd()}")
+    return path
+
+
+def _pairs(name: str, value: Any) -> tuple[tuple[str, str], ...]:
+    """Pairs of a mapping, or of a sequence of them."""
+    pairs = value.items() if isinstance(value, Mapping) else value
+    try:
+        made = tuple((first, os.fspath(second)) for first, second in pairs)
+    except (TypeError, ValueError):
+        made = ()
+        pairs = [None]
+    if len(made) != len(pairs) or not all(type(one) is str for pair in made for one in pair):
+        raise UsageError(f"{name} is {value!r}, must be a dict or pairs of str")
+    return made

@@ -32,7 +32,8 @@ def run(
     at once a server to be awaited, or used by `async with`; signals are left alone.
 
     Args:
-        app: `app(env)`, plain or `async def`, or an object or class with `call(env)`.
+        app: `app(env)`, plain or `async def`, or an object or class with `call(env)`; None
+            where only files are served.
         host, port: where to listen, 127.0.0.1:3000 unless said; port 0 is a free one.
         bind: or one or several of ``host:port``, ``unix:/path?mode=660``, ``fd://3``.
         options: fields of Settings.

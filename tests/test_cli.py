@@ -79,8 +79,11 @@ def test_no_flags_are_the_defaults():
     ("words", "message"),
     [
         (["-w", "2"], "workers is 2, only 1 is available"),
-        (["-www", "public"], "static files are not available"),
-        (["--public", "public"], "static files are not available"),
+        (["-www", "missing"], "public: there is no folder 'missing'"),
+        (["--static", "/a=missing"], "static /a: there is no folder 'missing'"),
+        (["--static", "a=."], "path 'a' must begin with a slash"),
+        (["--static", "/a"], "--static '/a': an equals sign is missing"),
+        (["--cache-control", "*="], "--cache-control '\\*=': an equals sign is missing"),
         (["-tout", "-1"], "keep_alive_timeout is -1"),
     ],
 )

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from iodine_aio.clock import Clock
 from iodine_aio.pool import Pool
 from iodine_aio.wire.environ import Env
 
@@ -13,6 +14,10 @@ class Host(Protocol):
     """What an app may ask of the server that runs it."""
 
     pool: Pool
+
+    @property
+    def clock(self) -> Clock:
+        """Its `now` goes on once a tick."""
 
     def post(self, function: Callable[..., object], *args: Any) -> bool:
         """Calls `function(*args)` in the loop's thread, soon; False if the loop has ended."""

@@ -2,9 +2,11 @@
 
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from iodine_aio.apps.application import Application, Host
+from iodine_aio.apps.files import StaticFiles
 from iodine_aio.apps.threads import ThreadedApp
 from iodine_aio.errors import UsageError
 from iodine_aio.settings import Settings
@@ -18,13 +20,24 @@ def build_app(app: Any, settings: Settings, host: Host) -> Application:
 
     Args:
         app: an object or class with `call(env)`, or anything that can be called with one
-            argument: a function, a coroutine function, an object; or an Application.
+            argument: a function, a coroutine function, an object; or an Application;
+            or None, where only files are served.
         settings: `interface`, `threads` and what files are served.
         host: the server.
 
     Raises:
         UsageError: it cannot be called so; the message says what it looks like.
     """
+    if app is None and settings.serves_files:
+        return Application(StaticFiles(None, settings, host.clock))
+    application = _build(app, settings, host)
+    if settings.serves_files:
+        files = StaticFiles(application.call, settings, host.clock)
+        application = replace(application, call=files)
+    return application
+
+
+def _build(app: Any, settings: Settings, host: Host) -> Application:
     if isinstance(app, Application):
         return app
     return _build_iodine(_callable_of(app), settings, host)

@@ -144,8 +144,11 @@ class Answering(Responding):
                     raise ResponseError(f"status is {number}, must be 200 to 599")
             elif not accepts(number):
                 choice = None
-            head = ResponseHead(number, status_line)
-            parse_headers(head, headers, self.service.settings.max_head_bytes)
+            if type(headers) is ResponseHead:
+                head = headers
+            else:
+                head = ResponseHead(number, status_line)
+                parse_headers(head, headers, self.service.settings.max_head_bytes)
             if choice is not None:
                 self._upgrade(choice, head, body)
             else:

@@ -115,10 +115,11 @@ class Responding(asyncio.Protocol):
             self._note(head.status, None if payload is None else len(data) + len(payload))
 
     def _note(self, status: int, size: int | None) -> None:
-        if self.service.access_log is None or self._env is None:
+        env = self._env
+        if self.service.access_log is None or env is None or "iodine_aio.unlogged" in env:
             return
         self.service.access_log.note(
-            self._env,
+            env,
             self.service.clock.date_line[6:-2],
             status,
             size,

@@ -80,6 +80,8 @@ _KNOWN: Final[dict[str, int]] = {
     for spelling in (name, name.lower())
 }
 
+_MAX_READY_BYTES: Final = 1 << 16
+
 Headers = Mapping[str, str | list[str]] | Iterable[tuple[str, str | list[str]]]
 
 
@@ -180,6 +182,16 @@ def parse_headers(head: ResponseHead, headers: Headers, max_head_bytes: int) -> 
     if len(block) > max_head_bytes:
         raise ResponseError(f"response head longer than {max_head_bytes} bytes")
     head.block = block
+
+
+def make_head(status: int, headers: Headers) -> ResponseHead:
+    """A head that is checked once and sent many times.
+
+    An app may return it in the place of its headers; the status is then its own.
+    """
+    head = ResponseHead(*parse_status(status))
+    parse_headers(head, headers, _MAX_READY_BYTES)
+    return head
 
 
 def _classify(name: object) -> int:
