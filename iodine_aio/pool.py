@@ -3,6 +3,7 @@
 The threads are daemons: a job that never ends cannot keep a stopped process alive.
 """
 
+import itertools
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -10,6 +11,8 @@ from typing import Any, Final
 
 from iodine_aio.errors import UsageError
 from iodine_aio.logs import error_log
+
+MAX_LENT: Final = 4  # threads lent at once, for each that works
 
 
 class Pool:
@@ -26,7 +29,9 @@ class Pool:
         self._jobs: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._changed: Final = threading.Condition()
         self._threads: list[threading.Thread] = []
+        self._numbers: Final = itertools.count()
         self._idle = 0
+        self._lent = 0
         self._closed = False
 
     def submit(self, function: Callable[..., object], *args: Any) -> None:
@@ -41,12 +46,33 @@ class Pool:
             self._jobs.append((function, args))
             if self._idle >= len(self._jobs):
                 self._changed.notify()
-            elif len(self._threads) < self._size:
-                thread = threading.Thread(
-                    target=self._work, name=f"{self._name}-{len(self._threads)}", daemon=True
-                )
-                self._threads.append(thread)
-                thread.start()
+            else:
+                self._grow()
+
+    def _grow(self) -> None:
+        if len(self._threads) - self._lent < self._size:
+            name = f"{self._name}-{next(self._numbers)}"
+            thread = threading.Thread(target=self._work, name=name, daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def lend_thread(self) -> bool:
+        """Is called in a thread that waits for something else than work.
+
+        Another may take its place until `return_thread`. False if too many are lent.
+        """
+        with self._changed:
+            if self._lent >= self._size * MAX_LENT:
+                return False
+            self._lent += 1
+            if self._idle < len(self._jobs):
+                self._grow()
+            return True
+
+    def return_thread(self) -> None:
+        """The thread works again; another one ends when it is not needed."""
+        with self._changed:
+            self._lent -= 1
 
     @property
     def waiting(self) -> int:
@@ -68,6 +94,9 @@ class Pool:
     def _work(self) -> None:
         while True:
             with self._changed:
+                if len(self._threads) - self._lent > self._size:
+                    self._threads.remove(threading.current_thread())
+                    return
                 self._idle += 1
                 while not self._jobs:
                     if self._closed:

@@ -246,7 +246,9 @@ def test_app_that_cannot_be_imported_is_one_line_and_3(tmp_path: Path, target: s
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("text", ["1 / 0", "raise SystemExit(0)", "def app(a, b): ...", "app = 7"])
+@pytest.mark.parametrize(
+    "text", ["1 / 0", "raise SystemExit(0)", "async def app(a, b): ...", "app = 7"]
+)
 def test_app_that_cannot_be_called_is_one_line_and_3(tmp_path: Path, text: str):
     """No traceback of ours, unless it is asked for."""
     code, out, err = command(tmp_path, "-p", "0", write_app(tmp_path, text))

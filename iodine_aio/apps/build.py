@@ -1,27 +1,37 @@
-"""Any object that can be an app becomes one callable `app(env)`."""
+"""Any object that can be an app becomes one callable `app(env)`.
 
+Which kind it is tells the object itself: one required argument is ours, two are
+WSGI, three are ASGI.
+"""
+
+import importlib.util
 import inspect
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final, Literal
 
 from iodine_aio.apps.application import Application, Host
 from iodine_aio.apps.files import StaticFiles
 from iodine_aio.apps.threads import ThreadedApp
+from iodine_aio.apps.wsgi import WSGIApp
 from iodine_aio.errors import UsageError
-from iodine_aio.settings import Settings
+from iodine_aio.settings import DEFAULT_THREADS, Settings
 from iodine_aio.wire.environ import Env
 
 App = Callable[[Env], Any]
+Kind = Literal["iodine", "wsgi", "asgi"]
+
+_KINDS: Final[dict[int, Kind]] = {1: "iodine", 2: "wsgi", 3: "asgi"}
+_SAY: Final = "say which by --interface wsgi, asgi or iodine, or by interface='wsgi' and so on"
 
 
 def build_app(app: Any, settings: Settings, host: Host) -> Application:
     """The app as the server calls it.
 
     Args:
-        app: an object or class with `call(env)`, or anything that can be called with one
-            argument: a function, a coroutine function, an object; or an Application;
-            or None, where only files are served.
+        app: an object or class with `call(env)`, or anything that can be called: with env,
+            as a WSGI app, or as an ASGI app; or an Application; or None, where only files
+            are served.
         settings: `interface`, `threads` and what files are served.
         host: the server.
 
@@ -40,14 +50,107 @@ def build_app(app: Any, settings: Settings, host: Host) -> Application:
 def _build(app: Any, settings: Settings, host: Host) -> Application:
     if isinstance(app, Application):
         return app
-    return _build_iodine(_callable_of(app), settings, host)
+    call, name = _callable_of(app)
+    kind = settings.interface
+    if kind == "auto":
+        kind = find_kind(call, name)
+    if kind == "wsgi":
+        return _build_wsgi(call, settings, host)
+    if kind == "asgi":
+        return _build_asgi(call, name, settings, host)
+    return _build_iodine(call, settings, host)
 
 
 def _build_iodine(app: App, settings: Settings, host: Host) -> Application:
     if settings.thread_count and not _is_async(app):
-        threaded = ThreadedApp(app, host, settings.max_waiting)
-        return Application(threaded, callbacks_in_pool=True)
+        return Application(ThreadedApp(app, host, settings), callbacks_in_pool=True)
     return Application(app)
+
+
+def _build_wsgi(app: Callable[..., Any], settings: Settings, host: Host) -> Application:
+    wsgi = WSGIApp(app, multiprocess=settings.workers != 1)
+    count = settings.thread_count
+    if DEFAULT_THREADS if count is None else count:
+        return Application(ThreadedApp(wsgi, host, settings), callbacks_in_pool=True)
+    return Application(wsgi)
+
+
+def _build_asgi(app: Callable[..., Any], name: str, settings: Settings, host: Host) -> Application:
+    if importlib.util.find_spec("iodine_aio.apps.asgi") is None:
+        raise UsageError(f"{name} takes three arguments, as an ASGI app does: not served yet")
+    module = importlib.import_module("iodine_aio.apps.asgi")
+    application: Application = module.make_application(app, settings, host)
+    return application
+
+
+def find_kind(app: Callable[..., Any], name: str) -> Kind:
+    """How `app` wants to be called.
+
+    Raises:
+        UsageError: in no way that is known, or its signature does not tell.
+    """
+    try:
+        parameters = inspect.signature(app).parameters.values()
+    except (TypeError, ValueError):  # written in C: it has to show when it is called
+        return "iodine"
+    positional = [
+        parameter
+        for parameter in parameters
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    ]
+    required = sum(parameter.default is parameter.empty for parameter in positional)
+    if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
+        raise UsageError(
+            f"{name} takes *args, so that nobody can tell what kind of app it is: {_SAY}"
+        )
+    if required == 0 and positional:
+        required = 1
+    kind = _KINDS.get(required)
+    if kind == "wsgi" and _is_async(app):
+        raise UsageError(
+            f"{name} is an async def of two arguments: a WSGI app is a plain function, an app of"
+            " ours takes one argument, an ASGI app three"
+        )
+    if kind is None:
+        hint = ": if it makes the app, add --factory" if not required else ""
+        raise UsageError(f"{name} takes {required} arguments, an app takes one: env{hint}")
+    return kind
+
+
+def _callable_of(app: Any) -> tuple[Callable[..., Any], str]:
+    call = getattr(app, "call", None)
+    if callable(call):
+        return call, f"{_name(app)}.call"
+    if _is_aiohttp(app):
+        raise UsageError(
+            "aiohttp.web.Application is served by aiohttp alone. Both run in one loop: start its"
+            " web.AppRunner and web.TCPSite there, then `await iodine_aio.serve(your_own_app)`"
+        )
+    if isinstance(app, type) and _required_arguments(app) != 2:
+        raise UsageError(f"class {app.__name__} has no call(env): give it one, or give an instance")
+    if not callable(app):
+        raise UsageError(f"{_name(app)} is not callable: an app is called with env")
+    return app, _name(app)
+
+
+def _required_arguments(function: Callable[..., Any]) -> int:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return -1
+    return sum(
+        parameter.default is parameter.empty
+        and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+        for parameter in parameters
+    )
+
+
+def _is_aiohttp(app: object) -> bool:
+    # By its name: it need not be installed, and a look must not import it.
+    return any(
+        cls.__name__ == "Application" and cls.__module__.startswith("aiohttp.web")
+        for cls in type(app).__mro__
+    )
 
 
 def _is_async(app: object) -> bool:
@@ -56,38 +159,5 @@ def _is_async(app: object) -> bool:
     )
 
 
-def _callable_of(app: Any) -> App:
-    call = getattr(app, "call", None)
-    if callable(call):
-        return _checked(call, f"{_name(app)}.call")
-    if isinstance(app, type):
-        raise UsageError(f"class {app.__name__} has no call(env): give it one, or give an instance")
-    if not callable(app):
-        raise UsageError(f"{_name(app)} is not callable: an app is called with env")
-    return _checked(app, _name(app))
-
-
 def _name(app: object) -> str:
     return getattr(app, "__qualname__", None) or f"{type(app).__name__} object"
-
-
-def _checked(app: App, name: str) -> App:
-    try:
-        parameters = inspect.signature(app).parameters.values()
-    except (TypeError, ValueError):  # written in C: it has to show when it is called
-        return app
-    positional = [
-        parameter
-        for parameter in parameters
-        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-    ]
-    required = sum(parameter.default is parameter.empty for parameter in positional)
-    if required == 1 or (required == 0 and positional):
-        return app
-    if required == 2:
-        raise UsageError(f"{name} takes two arguments, as a WSGI app does: not served yet")
-    if required == 3:
-        raise UsageError(f"{name} takes three arguments, as an ASGI app does: not served yet")
-    if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
-        raise UsageError(f"{name} takes *args: wrap it in a function of env")
-    raise UsageError(f"{name} takes {required} arguments, an app takes one: env")

@@ -1,19 +1,26 @@
-"""A blocking app on the pool: called in a thread, which also sends what it streams.
+"""A blocking app on the pool: called in a thread, which also makes what it streams.
 
 The thread that called the app pulls its body to the end, since what a generator holds
-(a database session, a cursor) belongs to its thread. The client's pace holds it up.
+(a database session, a cursor) belongs to its thread. What it makes is kept for the client
+up to a bound, so that most responses let their thread go before they have been sent.
 """
 
 import asyncio
 import contextvars
 import inspect
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections import deque
+from collections.abc import Callable
 from typing import Any, Final
 
 from iodine_aio.apps.application import Host
 from iodine_aio.errors import ClientGoneError, UsageError
+from iodine_aio.logs import error_log
+from iodine_aio.settings import Settings
 from iodine_aio.wire.environ import Env
+
+BATCH_BYTES: Final = 128 * 1024  # of what a thread has made, for one write
 
 _WHOLE: Final = (bytes, str, list, tuple, bytearray, memoryview)
 _BUSY: Final = (503, [("Content-Type", "text/plain; charset=utf-8"), ("Retry-After", "1")])
@@ -22,101 +29,250 @@ _BUSY: Final = (503, [("Content-Type", "text/plain; charset=utf-8"), ("Retry-Aft
 class ThreadedApp:
     """Calls a plain `app(env)` in the pool.
 
-    Args:
-        max_waiting: with as many requests waiting for a thread, the next is answered 503.
+    An app that can answer before it returns has `respond(env, delivery)`, which is called
+    instead.
     """
 
-    def __init__(self, app: Callable[[Env], Any], host: Host, max_waiting: int) -> None:
-        self._app: Final = app
+    def __init__(self, app: Any, host: Host, settings: Settings) -> None:
+        self._respond: Final[Callable[[Env, Delivery], None]] = getattr(
+            app, "respond", None
+        ) or Responder(app)
         self._host: Final = host
-        self._max_waiting: Final = max_waiting
+        self._settings: Final = settings
 
     def __call__(self, env: Env) -> Any:
         pool = self._host.pool
-        if pool.waiting >= self._max_waiting:
+        if pool.waiting >= self._settings.max_waiting:
             return (*_BUSY, "All threads are busy.")
         future = asyncio.get_running_loop().create_future()
-        pool.submit(contextvars.copy_context().run, self._work, env, future)
+        delivery = Delivery(future, self._host, self._settings)
+        pool.submit(contextvars.copy_context().run, self._work, env, delivery)
         return future
 
-    def _work(self, env: Env, future: "asyncio.Future[Any]") -> None:
-        post = self._host.post
-        if future.cancelled():  # its client has gone while it waited
+    def _work(self, env: Env, delivery: "Delivery") -> None:
+        if delivery.unwanted:  # its client has gone while it waited
             return
         try:
-            result = self._app(env)
+            self._respond(env, delivery)
         except BaseException as error:  # whatever it is, its client waits for an answer
-            post(_fail, future, _as_exception(error))
+            delivery.fail(error)
+
+
+class Delivery:
+    """Brings what a thread makes of one request to the loop."""
+
+    __slots__ = ("_body", "_future", "_host", "_settings", "sent")
+
+    def __init__(self, future: "asyncio.Future[Any]", host: Host, settings: Settings) -> None:
+        self._future = future
+        self._host = host
+        self._settings = settings
+        self._body: ThreadedBody | None = None
+        self.sent = False
+
+    @property
+    def unwanted(self) -> bool:
+        """True if nobody waits for the response any more."""
+        return self._future.done()
+
+    def send(self, result: Any) -> None:
+        """The response, all of it."""
+        self.sent = True
+        self._host.post(_settle, self._future, result)
+
+    def stream(self, status: Any, headers: Any) -> "ThreadedBody":
+        """The response's head; its body is written to what is returned."""
+        self.sent = True
+        self._body = body = ThreadedBody(self._host, self._settings)
+        if not self._host.post(_settle, self._future, (status, headers, body)):
+            body.close()
+        return body
+
+    def fail(self, error: BaseException) -> None:
+        """The app raised: there is no response, or only a part of one."""
+        if self._body is not None and not self._body.ended:
+            self._body.finish(error)
+        elif not self.sent:
+            self._host.post(_fail, self._future, error)
+        else:
+            error_log.error("the app raised after its response", exc_info=error)
+
+
+class ThreadedBody:
+    """A body that a thread writes; it is sent while the client takes it.
+
+    Attributes:
+        ended: `finish` was called.
+    """
+
+    __slots__ = (
+        "_changed", "_done", "_error", "_host", "_pieces", "_posted", "_settings", "_size",
+        "_stream", "_taken", "_unwanted", "_waited", "ended",
+    )  # fmt: skip
+
+    def __init__(self, host: Host, settings: Settings) -> None:
+        self._host = host
+        self._settings = settings
+        self._changed = threading.Condition(threading.Lock())
+        self._pieces: deque[bytes] = deque()
+        self._size = 0
+        self._posted = True  # the loop will look at `_pieces`; at first since it has to begin
+        self.ended = False
+        self._unwanted = False
+        self._error: BaseException | None = None
+        self._taken = 0  # since a wait for the client began
+        self._waited = 0.0
+        self._stream: Any = None
+        self._done: asyncio.Future[None] | None = None
+
+    # In the thread.
+
+    def write(self, data: bytes) -> None:
+        """Sends `data`; waits first while too much is waiting for the client.
+
+        Raises:
+            ClientGoneError: the response has ended, or the client takes nothing.
+        """
+        with self._changed:
+            if self._size > self._settings.soft_limit_bytes:
+                self._wait_for_client()
+            if self._unwanted:
+                raise ClientGoneError("the client went away in the middle of its response")
+            self._pieces.append(data)
+            self._size += len(data)
+            if self._posted:
+                return
+            self._posted = True
+        self._host.post(self._move)
+
+    def finish(self, error: BaseException | None = None) -> None:
+        """That was all of it, or all there will be."""
+        with self._changed:
+            self.ended = True
+            self._error = error
+            gone = isinstance(error, ClientGoneError)
+            if self._posted and not gone:
+                return
+            self._posted = True
+        self._host.post(self._end if gone else self._move)
+
+    def _wait_for_client(self) -> None:
+        """Holds the thread up, but nobody else: the pool may put another in its place."""
+        pool, settings = self._host.pool, self._settings
+        lent = pool.lend_thread()
+        try:
+            while self._size > settings.soft_limit_bytes and not self._unwanted:
+                begun = time.monotonic()
+                self._changed.wait(settings.send_timeout or None)
+                self._waited += time.monotonic() - begun
+                if self._waited < settings.send_timeout or not settings.send_timeout:
+                    continue
+                # Reading slowly is allowed, but not what others need.
+                if not lent and self._taken < settings.soft_limit_bytes and pool.waiting:
+                    raise ClientGoneError("a slow client was dropped: others want its thread")
+                self._waited, self._taken = 0.0, 0
+        finally:
+            if lent:
+                pool.return_thread()
+
+    # On the loop.
+
+    def __call__(self, stream: Any) -> "asyncio.Future[None]":
+        """The head is sent, the body may follow."""
+        self._stream = stream
+        stream.on_drained = self._move
+        self._done = asyncio.get_running_loop().create_future()
+        self._move()
+        return self._done
+
+    def close(self) -> None:
+        """Nobody wants it, or no more of it."""
+        with self._changed:
+            self._unwanted = True
+            self._pieces.clear()
+            self._changed.notify_all()
+
+    def _move(self) -> None:
+        """Hands on what the thread has made, as much as the client takes."""
+        stream = self._stream
+        while not stream.closed and not stream.paused:
+            with self._changed:
+                self._posted = False
+                data = self._take_batch()
+                ended = self.ended
+                if not data and not ended:
+                    return
+                if self._size <= self._settings.soft_limit_bytes:
+                    self._changed.notify_all()
+            if data:
+                stream.write(data)
+            else:
+                self._end()
+                return
+
+    def _take_batch(self) -> bytes:
+        pieces = self._pieces
+        if len(pieces) == 1:
+            batch = [pieces.popleft()]
+        else:
+            batch, size = [], 0
+            while pieces and size < BATCH_BYTES:
+                batch.append(piece := pieces.popleft())
+                size += len(piece)
+        data = batch[0] if len(batch) == 1 else b"".join(batch)
+        self._size -= len(data)
+        self._taken += len(data)
+        return data
+
+    def _end(self) -> None:
+        done = self._done
+        if done is None or done.done():
             return
+        if self._stream.closed:
+            done.cancel()
+        elif self._error is None:
+            done.set_result(None)
+        else:
+            _fail(done, self._error)
+
+
+class Responder:
+    """Calls a plain `app(env)`, in the thread that it is called in."""
+
+    def __init__(self, app: Callable[[Env], Any]) -> None:
+        self._app: Final = app
+
+    def __call__(self, env: Env, delivery: Delivery) -> None:
+        result = self._app(env)
         body = result[2] if isinstance(result, (tuple, list)) and len(result) == 3 else None
         if (
             body is None
             or isinstance(body, _WHOLE)
             or not hasattr(body, "__iter__")
             or hasattr(body, "read")
+            or isinstance(body, dict)  # not a body at all
         ):
-            post(_deliver, future, result)
+            delivery.send(result)
             return
-        blocking = BlockingBody(body, post)
-        if post(_deliver, future, (result[0], result[1], blocking)):
-            blocking.pull()
-        else:
-            blocking.close_iterable()
-
-
-class BlockingBody:
-    """A body whose iterator may wait: a thread pulls it, and sends what comes."""
-
-    def __init__(self, iterable: Any, post: Callable[..., bool]) -> None:
-        self._iterable: Final = iterable
-        self._post: Final = post
-        self._decided: Final = threading.Event()
-        self._stream: Any = None
-        self._done: asyncio.Future[None] | None = None
-
-    def __call__(self, stream: Any) -> "asyncio.Future[None]":
-        """On the loop: the head is sent, the body may follow."""
-        self._stream = stream
-        self._done = asyncio.get_running_loop().create_future()
-        self._decided.set()
-        return self._done
-
-    def close(self) -> None:
-        """On the loop: nobody wants it, or no more of it."""
-        self._decided.set()
-
-    def pull(self) -> None:
-        """In the thread: sends the whole body, unless nobody wants it."""
-        self._decided.wait()
-        error: BaseException | None = None
         try:
-            if self._stream is not None:
-                for piece in self._pieces():
-                    self._stream.send_from_thread(piece)
-        except ClientGoneError:
-            pass
-        except BaseException as raised:
-            error = _as_exception(raised)
-        try:
-            self.close_iterable()
-        except BaseException as raised:
-            error = error or _as_exception(raised)
-        if self._done is not None:
-            self._post(*((_fail, self._done, error) if error else (_deliver, self._done, None)))
-
-    def close_iterable(self) -> None:
-        """In the thread: `close()` is called in every case (PEP 3333)."""
-        close = getattr(self._iterable, "close", None)
-        if close is not None:
-            close()
-
-    def _pieces(self) -> Iterator[bytes]:
-        for piece in self._iterable:
-            if piece:
-                yield piece.encode() if isinstance(piece, str) else bytes(piece)
+            target = delivery.stream(result[0], result[1])
+            if env["REQUEST_METHOD"] != "HEAD":
+                for piece in body:
+                    if piece:
+                        target.write(piece.encode() if isinstance(piece, str) else bytes(piece))
+            target.finish()
+        finally:
+            close_iterable(body)
 
 
-def _deliver(future: "asyncio.Future[Any]", result: Any) -> None:
+def close_iterable(iterable: Any) -> None:
+    """Calls its `close()` if it has one: in every case, and once (PEP 3333)."""
+    close = getattr(iterable, "close", None)
+    if close is not None:
+        close()
+
+
+def _settle(future: "asyncio.Future[Any]", result: Any) -> None:
     if future.done():
         # The client went away while the app was at work: nobody reads the body.
         body: Any = result[2] if isinstance(result, (tuple, list)) and len(result) == 3 else None
@@ -134,12 +290,12 @@ def _copy(task: "asyncio.Future[Any]", future: "asyncio.Future[Any]") -> None:
     elif (error := task.exception()) is not None:
         _fail(future, error)
     else:
-        _deliver(future, task.result())
+        _settle(future, task.result())
 
 
 def _fail(future: "asyncio.Future[Any]", error: BaseException) -> None:
     if not future.done():
-        future.set_exception(error)
+        future.set_exception(_as_exception(error))
 
 
 def _as_exception(error: BaseException) -> Exception:

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, Final, Protocol
 
+from iodine_aio.errors import ClientGoneError
 from iodine_aio.logs import error_log
 from iodine_aio.protocols.service import Service, log_failure
 from iodine_aio.protocols.writing import bytes_of
@@ -77,7 +78,10 @@ class Sender:
 
     def _break_off(self, error: BaseException) -> None:
         # No last chunk: half a response must not look whole.
-        error_log.error("the response body raised", exc_info=error)
+        if isinstance(error, ClientGoneError):
+            error_log.error("a response was broken off: %s", error)
+        else:
+            error_log.error("the response body raised", exc_info=error)
         close_body(self._outlet.service, self._body)
         self._outlet.response_sent(False)
 

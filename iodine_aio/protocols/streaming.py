@@ -5,14 +5,12 @@ import threading
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, cast
 
-from iodine_aio.errors import ClientGoneError, UsageError
+from iodine_aio.errors import UsageError
 from iodine_aio.logs import error_log
 from iodine_aio.protocols.sending import Outlet, TaskSender, close_body
 from iodine_aio.protocols.service import Service
 from iodine_aio.protocols.writing import bytes_of
 from iodine_aio.wire.response import Framing
-
-THREAD_WINDOW_BYTES: Final = 256 * 1024  # what a thread may be ahead of its client
 
 # One lock for all: it is held for an addition only, and few threads write.
 _posting: Final = threading.Lock()
@@ -22,11 +20,15 @@ class Stream:
     """What a callable body, or the callable of a `rack.hijack` field, writes to.
 
     `write` and `close` may be called from any thread.
+
+    Attributes:
+        on_drained: is called when the client takes more again, on the loop.
     """
 
     def __init__(self, write: Callable[[bytes], bool], sender: "StreamSender") -> None:
         self._write = write
         self._sender = sender
+        self.on_drained: Callable[[], object] | None = None
 
     def write(self, data: str | bytes) -> bool:
         """Sends `data`; False if the client is gone or takes too little for now.
@@ -52,14 +54,6 @@ class Stream:
         self.write(data)
         return await self.drain()
 
-    def send_from_thread(self, data: bytes) -> None:
-        """Sends `data`, from a thread that may wait until the client takes more.
-
-        Raises:
-            ClientGoneError: the response has ended, or the client takes nothing.
-        """
-        self._sender.send_from_thread(data)
-
     def close(self) -> None:
         """Ends the response."""
         service = self._sender.service
@@ -67,6 +61,11 @@ class Stream:
             self._sender.close()
         else:
             service.post(self._sender.close)
+
+    @property
+    def paused(self) -> bool:
+        """True while the client takes too little."""
+        return self._sender.paused
 
     @property
     def closed(self) -> bool:
@@ -82,7 +81,7 @@ class StreamSender(TaskSender):
             else the response ends with it.
     """
 
-    __slots__ = ("_changed", "_ended", "_lasting", "_on_its_way", "_posted", "_untaken", "closed")
+    __slots__ = ("_ended", "_lasting", "_posted", "_stream", "closed")
 
     def __init__(self, outlet: Outlet, body: Any, framing: Framing, lasting: bool) -> None:
         super().__init__(outlet, body, framing)
@@ -90,18 +89,22 @@ class StreamSender(TaskSender):
         self._ended = False
         self._posted = 0  # bytes that other threads wrote and that are on their way here
         self.closed = False
-        self._changed: threading.Condition | None = None  # where a thread writes
-        self._on_its_way = 0  # bytes that a thread sent and that the transport has not
-        self._untaken = 0  # those of them that wait for the client, here
+        self._stream: Stream | None = None
 
     @property
     def service(self) -> Service:
         """What its connection shares with the others."""
         return self._outlet.service
 
+    @property
+    def paused(self) -> bool:
+        """True while the client takes too little."""
+        return self._outlet.paused
+
     def start(self) -> None:
+        self._stream = stream = Stream(self._put, self)
         try:
-            result = self._body(Stream(self._put, self))
+            result = self._body(stream)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
@@ -117,14 +120,12 @@ class StreamSender(TaskSender):
 
     def resume(self) -> None:
         super().resume()
-        if self._untaken:
-            self._take_note(self._untaken)
-            self._untaken = 0
+        if self._stream is not None and self._stream.on_drained is not None and not self._ended:
+            self._stream.on_drained()
 
     def abandon(self) -> None:
         self._mark_ended()
         self.resume()
-        self._take_note(0)
         if self._task is not None:
             self._task.cancel()
         close_body(self._outlet.service, self._body)
@@ -147,36 +148,6 @@ class StreamSender(TaskSender):
             await asyncio.shield(self._waiter)
         await asyncio.sleep(0)  # a writer that never waits must not keep the loop to itself
         return not self.closed
-
-    def send_from_thread(self, data: bytes) -> None:
-        """Sends `data`, and waits first while too much is on its way."""
-        service = self._outlet.service
-        if self._changed is None:
-            self._changed = threading.Condition()
-        with self._changed:
-            while self._on_its_way > THREAD_WINDOW_BYTES and not self.closed:
-                # Reading slowly is allowed, but not to take a thread away for ever.
-                if not self._changed.wait(service.settings.send_timeout or None):
-                    service.post(self._outlet.response_sent, False)
-                    raise ClientGoneError("the client takes nothing of its response")
-            if self.closed:
-                raise ClientGoneError("the client went away in the middle of its response")
-            self._on_its_way += len(data)
-        service.post(self._put_of_thread, data)
-
-    def _put_of_thread(self, data: bytes) -> None:
-        if not self.closed:
-            self._put(data)
-        if self._outlet.paused and not self.closed:
-            self._untaken += len(data)
-        else:
-            self._take_note(len(data))
-
-    def _take_note(self, size: int) -> None:
-        if self._changed is not None:
-            with self._changed:
-                self._on_its_way -= size
-                self._changed.notify_all()
 
     def _followed(self, future: "asyncio.Future[Any]") -> None:
         if self.closed:

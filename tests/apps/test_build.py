@@ -1,11 +1,23 @@
 """What can be an app."""
 
 from typing import Any
+from wsgiref.validate import validator
 
+import aiohttp.web
+import bottle
+import django.conf
+import django.core.asgi
+import django.core.wsgi
+import falcon
+import falcon.asgi
+import flask
 import pytest
+from werkzeug.middleware.proxy_fix import ProxyFix
 
 from iodine_aio.apps.application import Application
-from iodine_aio.apps.build import build_app
+from iodine_aio.apps.build import build_app, find_kind
+from iodine_aio.apps.threads import ThreadedApp
+from iodine_aio.apps.wsgi import WSGIApp
 from iodine_aio.errors import UsageError
 from iodine_aio.protocols.service import Service
 from iodine_aio.settings import Settings
@@ -102,30 +114,142 @@ def test_builtin_without_a_signature_is_believed():
     assert build({}.get) is not None
 
 
-class Plain:
-    pass
+def wsgi(environ: Any, start_response: Any) -> Any:
+    start_response("200 OK", [])
+    return [b"wsgi"]
 
 
-def wsgi(environ: Any, start_response: Any) -> Any: ...
+def wsgi_with_default(environ: Any, start_response: Any, extra: int = 1) -> Any: ...
+
+
+class WSGIClass:
+    """Its objects are the bodies (PEP 3333, "The Application/Framework Side")."""
+
+    def __init__(self, environ: Any, start_response: Any) -> None: ...
+
+
+class WSGIObject:
+    def __call__(self, environ: Any, start_response: Any) -> Any: ...
+
+
+class CallOfTwo:
+    def call(self, environ: Any, start_response: Any) -> Any: ...
 
 
 async def asgi(scope: Any, receive: Any, send: Any) -> Any: ...
 
 
+class ASGIObject:
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> Any: ...
+
+
+def plain_asgi(scope: Any, receive: Any, send: Any) -> Any:
+    return asgi(scope, receive, send)
+
+
+if not django.conf.settings.configured:
+    django.conf.settings.configure(ALLOWED_HOSTS=["*"])
+
+
+@pytest.mark.parametrize(
+    ("app", "kind"),
+    [
+        (function, "iodine"),
+        (wsgi, "wsgi"),
+        (wsgi_with_default, "wsgi"),
+        (WSGIClass, "wsgi"),
+        (WSGIObject(), "wsgi"),
+        (CallOfTwo().call, "wsgi"),
+        (asgi, "asgi"),
+        (plain_asgi, "asgi"),
+        (ASGIObject(), "asgi"),
+        (flask.Flask("flask_app"), "wsgi"),
+        (ProxyFix(flask.Flask("flask_app")), "wsgi"),
+        (django.core.wsgi.get_wsgi_application(), "wsgi"),
+        (django.core.asgi.get_asgi_application(), "asgi"),
+        (falcon.App(), "wsgi"),
+        (falcon.asgi.App(), "asgi"),
+        (bottle.Bottle(), "wsgi"),
+        (bottle.default_app(), "wsgi"),
+    ],
+)
+def test_kind_of_app_is_told_by_how_it_wants_to_be_called(app: Any, kind: str):
+    """One required argument: ours; two: WSGI; three: ASGI."""
+    assert find_kind(app, "app") == kind
+
+
+@pytest.mark.parametrize(("module", "make"), [("fastapi", "FastAPI"), ("quart", "Quart"),
+    ("starlette.applications", "Starlette"), ("litestar", "Litestar")])  # fmt: skip
+def test_async_frameworks_are_told_where_they_are_installed(module: str, make: str):
+    """Their objects are ASGI apps."""
+    if make == "Litestar":
+        app = pytest.importorskip(module).Litestar()
+    else:
+        cls = getattr(pytest.importorskip(module), make)
+        app = cls(__name__) if make == "Quart" else cls()
+
+    assert find_kind(app, "app") == "asgi"
+
+
+@pytest.mark.parametrize(("threads", "size"), [(None, 16), (3, 3), (0, None)])
+def test_wsgi_apps_run_on_sixteen_threads_unless_said(threads: int | None, size: int | None):
+    """`-t 0` leaves them on the loop, and their handlers' callbacks with them."""
+    settings = Settings(threads=threads)
+    application = build(wsgi, threads=threads)
+
+    assert isinstance(application.call, WSGIApp if size is None else ThreadedApp)
+    assert application.callbacks_in_pool is (size is not None)
+    assert size is None or settings.pool_size == size
+
+
+def test_apps_of_ours_run_on_the_loop_unless_said():
+    """A thread for each would cost more than most of them do."""
+    assert build(function).call is function
+    assert isinstance(build(function, threads=2).call, ThreadedApp)
+
+
+def test_interface_says_what_the_object_does_not():
+    """As with the *args of wsgiref.validate."""
+    application = build(validator(wsgi), interface="wsgi", threads=0)
+
+    assert isinstance(application.call, WSGIApp)
+
+
+def test_interface_overrides_what_the_object_looks_like():
+    """Two required arguments, one of them bound by whoever calls it."""
+
+    def app(env: dict[str, Any], other: int) -> Any:
+        return RESPONSE
+
+    assert build(app, interface="iodine").call is app
+
+
+class Plain:
+    pass
+
+
+class Wrong:
+    def call(self, a: Any, b: Any, c: Any, d: Any) -> Any: ...
+
+
+async def async_wsgi(environ: Any, start_response: Any) -> Any: ...
+
+
 @pytest.mark.parametrize(
     ("app", "message"),
     [
-        (wsgi, "wsgi takes two arguments, as a WSGI app does"),
-        (asgi, "asgi takes three arguments, as an ASGI app does"),
+        (async_wsgi, "async_wsgi is an async def of two arguments"),
         (Plain, "class Plain has no call"),
         (Plain(), "Plain object is not callable"),
         ("module:app", "str object is not callable"),
         (7, "int object is not callable"),
         (None, "NoneType object is not callable"),
-        (lambda: RESPONSE, "takes 0 arguments, an app takes one: env"),
+        (lambda: RESPONSE, "takes 0 arguments, an app takes one: env: .* add --factory"),
         (lambda a, b, c, d: RESPONSE, "takes 4 arguments, an app takes one: env"),
-        (lambda *args: RESPONSE, r"takes \*args"),
-        (WithCall, "takes two arguments"),
+        (lambda *args: RESPONSE, r"takes \*args, .* say which by --interface wsgi"),
+        (validator(wsgi), r"takes \*args, .* say which by --interface wsgi"),
+        (aiohttp.web.Application(), "AppRunner and web.TCPSite there, then `await iodine_aio"),
+        (Wrong(), "Wrong object.call takes 4 arguments"),
     ],
 )
 def test_what_cannot_be_called_with_env_is_refused(app: Any, message: str):

@@ -1,0 +1,267 @@
+"""A WSGI app, `app(environ, start_response)`, becomes an `app(env)` (PEP 3333).
+
+`environ` is env itself, so a view that sets `environ["upgrade.websocket"]` is seen. On
+the pool a response leaves as soon as PEP 3333 says, before the app has ended; on the loop
+when the app has returned its iterable.
+"""
+
+import io
+import os
+import stat
+from collections.abc import Callable, Iterator
+from typing import Any, Final, Protocol
+
+from iodine_aio.apps.threads import Delivery, ThreadedBody, close_iterable
+from iodine_aio.errors import UsageError
+from iodine_aio.wire.environ import Env
+from iodine_aio.wire.segments import FileBody
+
+_BLOCK_BYTES: Final = 64 * 1024
+
+Headers = list[tuple[str, str]]
+
+
+class FileWrapper:
+    """`environ["wsgi.file_wrapper"]`: a regular file in it is sent without a thread.
+
+    PEP 3333, "Optional Platform-Specific File Handling".
+    """
+
+    def __init__(self, filelike: Any, block_size: int = _BLOCK_BYTES) -> None:
+        self.filelike: Final = filelike
+        self.block_size: Final = block_size
+        if hasattr(filelike, "close"):
+            self.close = filelike.close
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(lambda: self.filelike.read(self.block_size), b"")
+
+    def file_body(self, length: int | None) -> FileBody | None:
+        """The rest of a regular file; None of what is none.
+
+        Args:
+            length: the Content-Length that the app announced, or None.
+        """
+        try:
+            status = os.fstat(self.filelike.fileno())
+            position = self.filelike.tell()
+        except (AttributeError, OSError, ValueError):
+            return None
+        if not stat.S_ISREG(status.st_mode) or isinstance(self.filelike, io.TextIOBase):
+            return None
+        stop = max(position, status.st_size) if length is None else position + length
+        return FileBody(self.filelike, [(position, stop)])
+
+
+class Outgoing(Protocol):
+    """Where a response goes while its app may still be at work."""
+
+    def send(self, result: Any) -> None: ...
+    def stream(self, status: Any, headers: Any) -> ThreadedBody: ...
+
+
+class WSGIApp:
+    """Calls a WSGI app with env.
+
+    Args:
+        app: `app(environ, start_response)`.
+        multiprocess: the same app runs in other processes, too.
+    """
+
+    def __init__(self, app: Callable[..., Any], multiprocess: bool = False) -> None:
+        self._app: Final = app
+        self._multiprocess: Final = multiprocess
+
+    def __call__(self, env: Env) -> Any:
+        """On the loop: what it wrote and what it returned make one response."""
+        response = WSGIResponse(None)
+        iterable = self._app(self._complete(env, False), response.start_response)
+        return response.collect(iterable)
+
+    def respond(self, env: Env, delivery: Delivery) -> None:
+        """In a thread: the response is on its way as soon as there is something of it."""
+        response = WSGIResponse(delivery)
+        iterable = self._app(self._complete(env, True), response.start_response)
+        response.deliver(iterable)
+
+    def _complete(self, env: Env, threaded: bool) -> Env:
+        env["wsgi.file_wrapper"] = FileWrapper
+        env["wsgi.multithread"] = env["rack.multithread"] = threaded
+        env["wsgi.multiprocess"] = env["rack.multiprocess"] = self._multiprocess
+        return env
+
+
+class WSGIResponse:
+    """One response, from `start_response` on.
+
+    Args:
+        outgoing: None: everything is kept until `collect`.
+    """
+
+    __slots__ = ("_body", "_headers", "_kept", "_outgoing", "_sent", "_status")
+
+    def __init__(self, outgoing: Outgoing | None) -> None:
+        self._outgoing = outgoing
+        self._status: str | None = None
+        self._headers: Headers = []
+        self._sent = False  # the head is on its way
+        self._kept: list[bytes] = []  # what write() was given on the loop
+        self._body: ThreadedBody | None = None
+
+    def start_response(
+        self, status: str, headers: Headers, exc_info: Any = None
+    ) -> Callable[[bytes], None]:
+        """What the app says first: its status and headers.
+
+        Raises:
+            UsageError: it was said already, or is nothing that can be sent.
+            BaseException: that of `exc_info`, if the head was sent already.
+        """
+        if exc_info is not None:
+            try:
+                if self._sent:
+                    raise exc_info[1].with_traceback(exc_info[2])
+            finally:
+                exc_info = None  # a traceback refers to this frame
+        elif self._status is not None:
+            raise UsageError("start_response was called twice, the second time without exc_info")
+        if not isinstance(status, str) or not isinstance(headers, list):
+            raise UsageError(
+                f"start_response was called with {type(status).__name__} and"
+                f" {type(headers).__name__}, must be a str such as '200 OK' and a list of pairs"
+            )
+        self._status = status
+        self._headers = headers
+        return self.write
+
+    def write(self, data: bytes) -> None:
+        """Sends a piece of the body before the app returns.
+
+        Raises:
+            UsageError: `data` is not bytes.
+            ClientGoneError: nobody is there to read it.
+        """
+        piece = _checked(data)
+        if self._outgoing is None:
+            self._kept.append(piece)
+        else:
+            if self._body is None:
+                self._body = self._begin(self._outgoing)
+            if piece:
+                self._body.write(piece)
+
+    def deliver(self, iterable: Any) -> None:
+        """In a thread: sends what the app returned, closes it, and is done."""
+        assert self._outgoing is not None
+        try:
+            if self._body is None and (whole := self._whole(iterable)) is not None:
+                if type(whole) is FileBody:
+                    iterable = None  # closed by who sends it
+                self._outgoing.send((self._status, self._headers, whole))
+                return
+            announced = self._announced()
+            for piece in iterable:
+                if not _checked(piece):
+                    continue
+                if self._body is None:
+                    if announced is not None and len(piece) >= announced:
+                        # "should stop iterating over the response when enough data has been
+                        # sent" - PEP 3333: it leaves with its head, by one hop.
+                        self._outgoing.send((self._said(), self._headers, piece))
+                        return
+                    self._body = self._begin(self._outgoing)
+                self._body.write(piece)
+            if self._body is None:
+                self._outgoing.send((self._said(), self._headers, b""))
+            else:
+                self._body.finish()
+        finally:
+            close_iterable(iterable)
+
+    def collect(self, iterable: Any) -> tuple[str, Headers, Any]:
+        """On the loop: the response that the app returned."""
+        if not self._kept and (whole := self._whole(iterable)) is not None:
+            if type(whole) is not FileBody:
+                close_iterable(iterable)
+            return self._said(), self._headers, whole
+        rest = _Rest(iterable, self._kept)
+        try:
+            begun = rest.begin()
+            status, announced = self._said(), self._announced()
+            if not begun or (announced is not None and len(begun) >= announced):
+                rest.close()
+                return status, self._headers, begun
+            self._sent = True
+            return status, self._headers, rest
+        except BaseException:
+            rest.close()
+            raise
+
+    def _whole(self, iterable: Any) -> Any:
+        """A body that nobody has to wait for; None if its pieces have to be asked for."""
+        kind = type(iterable)
+        if kind is list or kind is tuple:
+            for piece in iterable:
+                _checked(piece)
+            self._said()
+            return iterable
+        if isinstance(iterable, FileWrapper):
+            self._said()
+            return iterable.file_body(self._announced())
+        # Django's way to say so: its length is known once it has been joined.
+        if getattr(iterable, "streaming", None) is False:
+            body = b"".join([_checked(piece) for piece in iterable])
+            self._said()
+            return body
+        return None
+
+    def _begin(self, outgoing: Outgoing) -> ThreadedBody:
+        status = self._said()
+        self._sent = True
+        return outgoing.stream(status, self._headers)
+
+    def _said(self) -> str:
+        if self._status is None:
+            raise UsageError("the app has not called start_response")
+        return self._status
+
+    def _announced(self) -> int | None:
+        for name, value in self._headers:
+            if len(name) == 14 and name.lower() == "content-length":
+                return int(value) if value.isascii() and value.isdigit() else None
+        return None
+
+
+class _Rest:
+    """An app's iterable on the loop, begun, with what was written before it."""
+
+    __slots__ = ("_iterable", "_iterator", "_pieces")
+
+    def __init__(self, iterable: Any, pieces: list[bytes]) -> None:
+        self._iterable = iterable
+        self._iterator: Iterator[Any] = iter(())
+        self._pieces = pieces
+
+    def begin(self) -> bytes:
+        """Pulls the first piece, for start_response may be called no later than there."""
+        self._iterator = iter(self._iterable)
+        for piece in self._iterator:
+            if _checked(piece):
+                self._pieces.append(piece)
+                break
+        return b"".join(self._pieces)
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield from self._pieces
+        for piece in self._iterator:
+            yield _checked(piece)
+
+    def close(self) -> None:
+        iterable, self._iterable = self._iterable, None
+        close_iterable(iterable)
+
+
+def _checked(piece: Any) -> bytes:
+    if not isinstance(piece, bytes):
+        raise UsageError(f"the app's body has a {type(piece).__name__} in it, must be bytes")
+    return piece

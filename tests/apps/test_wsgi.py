@@ -1,0 +1,554 @@
+"""WSGI apps, as PEP 3333 says: on the pool, and on the loop."""
+
+import asyncio
+import contextlib
+import io
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+from wsgiref.validate import validator
+
+import pytest
+
+import iodine_aio
+from tests.clients import Answer, connect, exchange, read_response
+
+GET = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+HEAD = b"HEAD / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+
+threaded_or_not = pytest.mark.parametrize("threads", [4, 0], ids=["pool", "loop"])
+
+
+@contextlib.asynccontextmanager
+async def serving(app: Any, threads: int) -> AsyncIterator[iodine_aio.Server]:
+    """Serves a WSGI app that wsgiref watches."""
+    checked = validator(app)
+    async with iodine_aio.serve(checked, port=0, threads=threads, interface="wsgi") as server:
+        yield server
+
+
+async def ask(app: Any, threads: int, request: bytes = GET) -> Answer:
+    async with serving(app, threads) as server:
+        return Answer(await exchange(server, request))
+
+
+def respond(start: Any, *headers: tuple[str, str], status: str = "200 OK") -> Any:
+    return start(status, [("Content-Type", "text/plain"), *headers])
+
+
+class Pieces:
+    """An iterable that notes which thread asks for its pieces, and which closes it."""
+
+    def __init__(self, *pieces: Any) -> None:
+        self.pieces = list(pieces)
+        self.pulled_by: list[int] = []
+        self.closed_by: list[int] = []
+        self.closed = threading.Event()
+
+    def __iter__(self) -> Iterator[bytes]:
+        for piece in self.pieces:
+            self.pulled_by.append(threading.get_ident())
+            if isinstance(piece, Exception):
+                raise piece
+            yield piece
+
+    def close(self) -> None:
+        self.closed_by.append(threading.get_ident())
+        self.closed.set()
+
+
+async def until(event: threading.Event) -> None:
+    assert await asyncio.to_thread(event.wait, 10)
+
+
+# ---- whole responses ----
+
+
+@threaded_or_not
+async def test_list_is_one_response_with_its_length(threads: int):
+    """The status with its reason, the headers, the pieces joined."""
+
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        respond(start_response, ("X-One", "1"), status="200 Fine")
+        return [b"a", b"", b"bc"]
+
+    async with iodine_aio.serve(app, port=0, threads=threads) as server:
+        answer = Answer(await exchange(server, GET))
+
+    assert (answer.status, answer.reason, answer.body) == (200, "Fine", b"abc")
+    assert answer.fields["x-one"] == "1"
+    assert answer.fields["content-length"] == "3"
+
+
+@threaded_or_not
+async def test_generator_may_call_start_response_itself(threads: int):
+    """As late as before its first piece."""
+
+    def app(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        respond(start_response, ("Content-Length", "3"))
+        yield b""
+        yield b"abc"
+
+    assert (await ask(app, threads)).body == b"abc"
+
+
+@threaded_or_not
+async def test_class_is_an_app_whose_objects_are_the_bodies(threads: int):
+    """PEP 3333, "The Application/Framework Side"."""
+
+    class App:
+        def __init__(self, environ: dict[str, Any], start_response: Any) -> None:
+            self.start = start_response
+
+        def __iter__(self) -> Iterator[bytes]:
+            respond(self.start)
+            yield b"of an object"
+
+    async with iodine_aio.serve(App, port=0, threads=threads) as server:
+        answer = Answer(await exchange(server, GET))
+
+    assert answer.content == b"of an object"
+
+
+@threaded_or_not
+async def test_body_is_closed_once_by_the_thread_that_pulled_it(threads: int):
+    """What it holds may belong to its thread."""
+    body = Pieces(b"abc", b"def")
+
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        respond(start_response)
+        return body
+
+    async with serving(app, threads) as server:
+        answer = Answer(await exchange(server, GET))
+        await until(body.closed)
+
+    assert answer.content == b"abcdef"
+    assert len(body.closed_by) == 1
+    assert set(body.closed_by) == set(body.pulled_by)
+    assert (body.closed_by[0] == threading.get_ident()) is (threads == 0)
+
+
+@threaded_or_not
+@pytest.mark.parametrize("request_", [GET, HEAD], ids=["GET", "HEAD"])
+async def test_empty_body_is_closed_too(threads: int, request_: bytes):
+    """In every case."""
+    body = Pieces()
+
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        respond(start_response)
+        return body
+
+    async with serving(app, threads) as server:
+        answer = Answer(await exchange(server, request_))
+        await until(body.closed)
+
+    assert (answer.status, answer.body) == (200, b"")
+    assert len(body.closed_by) == 1
+
+
+async def test_response_whose_length_is_met_leaves_before_its_close():
+    """What close() still does, the client need not wait for."""
+    go = threading.Event()
+
+    class Slow(Pieces):
+        def close(self) -> None:
+            assert go.wait(10)
+            super().close()
+
+    body = Slow(b"abc", AssertionError("asked for more than was announced"))
+
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        respond(start_response, ("Content-Length", "3"))
+        return body
+
+    async with serving(app, 1) as server, connect(server) as (reader, writer):
+        writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        status, _, content = await read_response(reader)
+        go.set()
+        await until(body.closed)
+
+    assert (status, content) == (200, b"abc")
+
+
+async def test_streamed_response_ends_before_its_close():
+    """The last chunk, too."""
+    go = threading.Event()
+
+    class Slow(Pieces):
+        def close(self) -> None:
+            assert go.wait(10)
+            super().close()
+
+    body = Slow(b"abc", b"def")
+
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        respond(start_response)
+        return body
+
+    async with serving(app, 1) as server:
+        answer = Answer(await exchange(server, GET))
+        go.set()
+        await until(body.closed)
+
+    assert answer.content == b"abcdef"
+
+
+@threaded_or_not
+async def test_head_has_the_fields_of_get_and_no_body(threads: int):
+    """Whatever the app returns."""
+
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        respond(start_response, ("Content-Length", "3"))
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else [b"abc"]
+
+    def streaming(environ: dict[str, Any], start_response: Any) -> Any:
+        respond(start_response)
+        return iter([b"abc", b"def"])
+
+    answers = [await ask(one, threads, HEAD) for one in (app, streaming)]
+
+    assert [answer.body for answer in answers] == [b"", b""]
+    assert answers[0].fields["content-length"] == "3"
+    assert answers[1].fields["transfer-encoding"] == "chunked"
+
+
+# ---- start_response and write ----
+
+
+@threaded_or_not
+async def test_what_was_written_comes_before_what_was_returned(threads: int):
+    """PEP 3333, "The write() Callable"."""
+
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        write = respond(start_response)
+        write(b"written ")
+        write(b"twice, ")
+        return [b"returned"]
+
+    assert (await ask(app, threads)).content == b"written twice, returned"
+
+
+async def test_what_was_written_reaches_the_client_before_the_app_returns():
+    """PEP 3333: write() does not return before it was handed on."""
+    seen = threading.Event()
+
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        write = respond(start_response, ("Content-Length", "8"))
+        write(b"now")
+        assert seen.wait(10)
+        return [b" then"]
+
+    async with serving(app, 1) as server, connect(server) as (reader, writer):
+        writer.write(GET)
+        head = await reader.readuntil(b"\r\n\r\n")
+        first = await reader.readexactly(3)
+        seen.set()
+        rest = await reader.read()
+
+    assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert (first, rest) == (b"now", b" then")
+
+
+@threaded_or_not
+async def test_error_page_replaces_a_response_that_was_not_sent(threads: int):
+    """start_response with exc_info, before the head has left."""
+
+    def app(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        respond(start_response, ("X-First", "yes"))
+        try:
+            raise ZeroDivisionError
+        except ZeroDivisionError:
+            start_response("500 Sorry", [("Content-Type", "text/plain")], sys.exc_info())
+        yield b"sorry"
+
+    answer = await ask(app, threads)
+
+    assert (answer.status, answer.reason, answer.content) == (500, "Sorry", b"sorry")
+    assert "x-first" not in answer.fields
+
+
+@threaded_or_not
+async def test_error_after_the_head_is_raised_again(threads: int, caplog: pytest.LogCaptureFixture):
+    """There is nothing left to replace: the response is broken off."""
+    raised: list[BaseException] = []
+
+    def app(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        respond(start_response, ("Content-Length", "9"))
+        yield b"abc"
+        try:
+            raise ZeroDivisionError("too late")
+        except ZeroDivisionError:
+            try:
+                start_response("500 Sorry", [("Content-Type", "text/plain")], sys.exc_info())
+            except ZeroDivisionError as error:
+                raised.append(error)
+                raise
+
+    answer = await ask(app, threads)
+
+    assert (answer.status, answer.body) == (200, b"abc")
+    assert [str(error) for error in raised] == ["too late"]
+    assert "the response body raised" in caplog.text
+
+
+def never_starts(environ: Any, start_response: Any) -> Any:
+    return [b"x"]
+
+
+def never_starts_streaming(environ: Any, start_response: Any) -> Any:
+    return iter([b"x", b"y"])
+
+
+def never_starts_empty(environ: Any, start_response: Any) -> Any:
+    return iter([])
+
+
+def starts_twice(environ: Any, start_response: Any) -> Any:
+    respond(start_response)
+    respond(start_response)
+    return [b"x"]
+
+
+def returns_str(environ: Any, start_response: Any) -> Any:
+    respond(start_response)
+    return ["x"]
+
+
+def yields_str(environ: Any, start_response: Any) -> Any:
+    respond(start_response)
+    return iter(["x"])
+
+
+def writes_str(environ: Any, start_response: Any) -> Any:
+    respond(start_response)("x")
+    return []
+
+
+def returns_none(environ: Any, start_response: Any) -> Any:
+    respond(start_response)
+
+
+def bytes_status(environ: Any, start_response: Any) -> Any:
+    start_response(b"200 OK", [])
+    return []
+
+
+def dict_headers(environ: Any, start_response: Any) -> Any:
+    start_response("200 OK", {})
+    return []
+
+
+def bytes_header(environ: Any, start_response: Any) -> Any:
+    start_response("200 OK", [("X-A", b"1")])
+    return [b""]
+
+
+def split_header(environ: Any, start_response: Any) -> Any:
+    start_response("200 OK", [("X-A", "1\r\nInjected: yes")])
+    return [b""]
+
+
+def split_status(environ: Any, start_response: Any) -> Any:
+    start_response("200 OK\r\nInjected: yes", [])
+    return [b""]
+
+
+def bad_name(environ: Any, start_response: Any) -> Any:
+    start_response("200 OK", [("X A", "1")])
+    return [b""]
+
+
+def raises(environ: Any, start_response: Any) -> Any:
+    raise ZeroDivisionError
+
+
+def stops(environ: Any, start_response: Any) -> Any:
+    raise StopIteration
+
+
+def exits(environ: Any, start_response: Any) -> Any:
+    sys.exit(1)
+
+
+@threaded_or_not
+@pytest.mark.parametrize(
+    "app",
+    [never_starts, never_starts_streaming, never_starts_empty, starts_twice, returns_str,
+     yields_str, writes_str, returns_none, bytes_status, dict_headers, bytes_header,
+     split_header, split_status, bad_name, raises, stops, exits],
+)  # fmt: skip
+async def test_app_that_breaks_the_rules_answers_500_and_one_log_entry(
+    app: Callable[..., Any], threads: int, caplog: pytest.LogCaptureFixture
+):
+    """The next request is answered as ever; nothing of the bad one is on the wire."""
+
+    def checked(environ: Any, start_response: Any) -> Any:
+        if environ["PATH_INFO"] == "/next":
+            respond(start_response)
+            return [b"next"]
+        return app(environ, start_response)
+
+    async with (
+        iodine_aio.serve(checked, port=0, threads=threads, interface="wsgi") as server,
+        connect(server) as (reader, writer),
+    ):
+        writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        status, fields, _ = await read_response(reader)
+        writer.write(b"GET /next HTTP/1.1\r\nHost: a\r\n\r\n")
+        _, _, body = await read_response(reader)
+
+    assert (status, body) == (500, b"next")
+    assert "injected" not in fields
+    assert len([record for record in caplog.records if record.name == "iodine_aio.error"]) == 1
+
+
+# ---- environ ----
+
+
+@threaded_or_not
+async def test_environ_has_what_pep_3333_asks_for(threads: int):
+    """And nothing in it is bytes; wsgiref has looked it over as well."""
+    seen: dict[str, Any] = {}
+
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        seen.update(environ)
+        respond(start_response)
+        return [environ["wsgi.input"].read(3)]
+
+    answer = await ask(
+        app,
+        threads,
+        b"POST /a%20b?c=d HTTP/1.1\r\nHost: a\r\nContent-Type: text/x\r\nContent-Length: 3\r\n"
+        b"Connection: close\r\n\r\nabc",
+    )
+
+    assert answer.content == b"abc"
+    assert seen["REQUEST_METHOD"] == "POST"
+    assert (seen["SCRIPT_NAME"], seen["PATH_INFO"], seen["QUERY_STRING"]) == ("", "/a b", "c=d")
+    assert (seen["CONTENT_TYPE"], seen["CONTENT_LENGTH"]) == ("text/x", "3")
+    assert seen["wsgi.version"] == (1, 0)
+    assert seen["wsgi.url_scheme"] == "http"
+    assert seen["wsgi.input_terminated"] is True
+    assert seen["wsgi.multithread"] is (threads > 0)
+    assert (seen["wsgi.multiprocess"], seen["wsgi.run_once"]) == (False, False)
+    assert not [key for key, value in seen.items() if isinstance(value, bytes)]
+
+
+@threaded_or_not
+async def test_chunked_body_is_read_like_one_of_known_length(threads: int):
+    """Decoded: its length is there, and the coding is gone."""
+
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        respond(start_response)
+        lines = list(environ["wsgi.input"])
+        return [repr((lines, environ["CONTENT_LENGTH"])).encode()]
+
+    answer = await ask(
+        app,
+        threads,
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+        b"4\r\na\nbc\r\n2\r\nd\n\r\n0\r\n\r\n",
+    )
+
+    assert answer.content == b"([b'a\\n', b'bcd\\n'], '6')"
+
+
+# ---- files ----
+
+
+@threaded_or_not
+async def test_wrapped_file_is_sent_from_where_it_stands(threads: int, tmp_path: Path):
+    """Without a thread, and closed by whoever has sent it."""
+    path = tmp_path / "page"
+    path.write_bytes(b"0123456789" * 30_000)
+    files: list[Any] = []
+
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        respond(start_response)
+        files.append(file := path.open("rb"))
+        file.seek(10)
+        return environ["wsgi.file_wrapper"](file, 4096)
+
+    async with iodine_aio.serve(app, port=0, threads=threads) as server:
+        answer = Answer(await exchange(server, GET))
+
+    assert answer.fields["content-length"] == "299990"
+    assert answer.body == b"0123456789" * 29_999
+    assert files[0].closed
+
+
+@threaded_or_not
+async def test_wrapped_file_is_sent_as_far_as_announced(threads: int, tmp_path: Path):
+    """The app's Content-Length holds."""
+    path = tmp_path / "page"
+    path.write_bytes(b"0123456789")
+
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        respond(start_response, ("Content-Length", "4"))
+        return environ["wsgi.file_wrapper"](path.open("rb"))
+
+    async with iodine_aio.serve(app, port=0, threads=threads) as server:
+        answer = Answer(await exchange(server, GET))
+
+    assert (answer.fields["content-length"], answer.body) == ("4", b"0123")
+
+
+@threaded_or_not
+async def test_wrapped_object_that_is_no_file_is_read(threads: int):
+    """Block by block, and closed."""
+    source = io.BytesIO(b"abcdef")
+
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        respond(start_response)
+        return environ["wsgi.file_wrapper"](source, 4)
+
+    answer = await ask(app, threads)
+
+    assert answer.content == b"abcdef"
+    assert source.closed
+
+
+# ---- slow clients ----
+
+
+async def test_response_below_the_soft_limit_lets_its_thread_go():
+    """The client has taken none of it yet."""
+    body = Pieces(*[b"x" * 65536] * 8)
+    others: list[bytes] = []
+
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        respond(start_response)
+        return body if environ["PATH_INFO"] == "/big" else [b"small"]
+
+    async with serving(app, 1) as server, connect(server, limit=1024) as (reader, writer):
+        writer.write(b"GET /big HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        await until(body.closed)
+        others.append(Answer(await exchange(server, GET)).content)
+        content = Answer(await reader.read()).content
+
+    assert others == [b"small"]
+    assert content == b"x" * 65536 * 8
+
+
+async def test_slow_clients_do_not_take_the_pool():
+    """A thread that waits for its client is lent: another works in its place."""
+    body = [b"x" * 65536] * 500
+
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        respond(start_response)
+        return iter(body) if environ["PATH_INFO"] == "/big" else [b"small"]
+
+    async with serving(app, 2) as server, contextlib.AsyncExitStack() as stack:
+        for _ in range(4):
+            reader, writer = await stack.enter_async_context(connect(server, limit=1024))
+            writer.write(b"GET /big HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        while server._service.pool._lent < 4:
+            await asyncio.sleep(0)
+        answer = Answer(await exchange(server, GET))
+        content = Answer(await reader.read()).content
+
+    assert answer.content == b"small"
+    assert content == b"".join(body)
