@@ -107,7 +107,7 @@ class HTTPProtocol(Answering):
         # TCP cannot tell a client that only stopped sending from one that went away.
         if self._state == ANSWERING or (self._state == READING and self._waits()):
             self._eof = True
-            if self._body is not None and not self._body.done:
+            if isinstance(self._body, RequestStream) and not self._body.done:
                 self._body.close()  # it will never be whole
             if self._state == ANSWERING and not self.paused:
                 self.deadline = self.service.clock.deadline(
