@@ -16,47 +16,13 @@ with that many more open that have made a request and are silent.
 """
 
 import argparse
-import re
-import subprocess
 import time
 from statistics import median
 
 from connections import Unanswered, holding
-from servers import (
-    SERVERS,
-    Server,
-    ServerFailed,
-    add_servers_option,
-    pin_client,
-    report_failure,
-    running,
-)
+from rounds import add_rounds_options, format_turns, measure, name_columns, take_rounds
+from servers import SERVERS, add_servers_option, pin_client, running
 from table import format_table
-
-WARM_UP_SECONDS = 1
-
-
-def run_wrk(port: int, connections: int, seconds: int) -> tuple[int, float]:
-    """Requests that wrk saw answered, and the seconds it took."""
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", f"http://127.0.0.1:{port}/"]
-    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    if "Non-2xx" in output or "Socket errors" in output:
-        raise Unanswered(f"wrk met errors: {output!r}")
-    found = re.search(r"(\d+) requests in ", output)
-    rate = re.search(r"Requests/sec:\s+([\d.]+)", output)
-    if not found or not rate:
-        raise Unanswered(f"wrk said {output!r}")
-    requests = int(found[1])
-    return requests, requests / float(rate[1])
-
-
-def measure(server: Server, connections: int, seconds: int) -> tuple[float, float]:
-    """Requests a second, and CPU microseconds a request."""
-    run_wrk(server.port, connections, WARM_UP_SECONDS)
-    before = server.cpu_seconds()
-    requests, elapsed = run_wrk(server.port, connections, seconds)
-    used = server.cpu_seconds() - before
-    return requests / elapsed, used / requests * 1e6
 
 
 def take_turn(name: str, options: argparse.Namespace) -> tuple[float, ...]:
@@ -76,43 +42,25 @@ def take_turn(name: str, options: argparse.Namespace) -> tuple[float, ...]:
 
 def print_report(turns: dict[str, list[tuple[float, ...]]], idle: int) -> None:
     """Print medians, and ratios taken within a round or a turn before their median."""
-    floor = [turn[1] for turn in turns.get("bare", [])]
-    head = ["server", "requests/s", "CPU us/request", "of the rounds", "x bare", "core %"]
+    head = name_columns("bare")
+    rows = format_turns({name: [turn[:2] for turn in f] for name, f in turns.items()}, "bare")
     if idle:
         head += [f"requests/s, {idle} idle", "CPU us/request", "x without"]
-    rows = []
-    for name, figures in turns.items():
-        rate, cpu, *with_idle = (median(column) for column in zip(*figures, strict=True))
-        costs = [turn[1] for turn in figures]
-        ratios = [cost / least for cost, least in zip(costs, floor, strict=bool(floor))]
-        row = [name, f"{rate:.0f}", f"{cpu:.2f}", f"{min(costs):.2f}-{max(costs):.2f}"]
-        row += [f"{median(ratios):.2f}" if ratios else "-", f"{rate * cpu / 1e4:.0f}"]
-        if idle:
-            row += [f"{with_idle[0]:.0f}", f"{with_idle[1]:.2f}"]
+        for row, figures in zip(rows, turns.values(), strict=True):
+            row += [f"{median(turn[2] for turn in figures):.0f}"]
+            row += [f"{median(turn[3] for turn in figures):.2f}"]
             row += [f"{median(turn[3] / turn[1] for turn in figures):.2f}"]
-        rows.append(row)
     print(format_table(head, rows))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     add_servers_option(parser, SERVERS)
-    parser.add_argument("--connections", type=int, default=64, help="of wrk (default: 64)")
+    add_rounds_options(parser, seconds=5)
     parser.add_argument("--idle", type=int, default=0, help="silent ones beside them (default: 0)")
-    parser.add_argument("--seconds", type=int, default=5, help="of a measurement (default: 5)")
-    parser.add_argument("--rounds", type=int, default=3, help="whose median counts (default: 3)")
     options = parser.parse_args()
     pin_client()
-    turns: dict[str, list[tuple[float, ...]]] = {}
-    names = list(options.servers)
-    for _ in range(options.rounds):
-        for name in list(names):
-            try:
-                turns.setdefault(name, []).append(take_turn(name, options))
-            except (ServerFailed, Unanswered) as error:
-                report_failure(name, error)
-                names.remove(name)
-                turns.pop(name, None)
+    turns = take_rounds(options, lambda name: take_turn(name, options))
     print_report(turns, options.idle)
 
 

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,10 +51,11 @@ http {{
     scgi_temp_path {folder}/scgi;
     server {{
         listen 127.0.0.1:{port} backlog=4096;
-        location / {{ return 200 "Hello, World!"; }}
+        location / {{ {location} }}
     }}
 }}
 """
+NGINX_HELLO = 'return 200 "Hello, World!";'
 
 
 class ServerFailed(Exception):
@@ -65,14 +66,17 @@ def bare_command(port: int, app: str, folder: Path) -> list[str]:
     return [sys.executable, str(APPS / "bare.py"), str(port), app]
 
 
+def iodine_flags(port: int) -> list[str]:
+    timeout = str(KEEP_ALIVE_SECONDS)
+    return ["-q", "-p", str(port), "-tout", timeout, "-ping", timeout]
+
+
 def iodine_command(port: int, app: str, folder: Path) -> list[str]:
     target = f"{APPS / 'iodine.py'}:{app}"
-    timeout = str(KEEP_ALIVE_SECONDS)
-    flags = ["-q", "-p", str(port), "-tout", timeout, "-ping", timeout]
-    return [sys.executable, "-m", "iodine_aio", *flags, target]
+    return [sys.executable, "-m", "iodine_aio", *iodine_flags(port), target]
 
 
-def nginx_command(port: int, app: str, folder: Path) -> list[str]:
+def nginx_command(port: int, app: str, folder: Path, location: str = NGINX_HELLO) -> list[str]:
     config = folder / "nginx.conf"
     config.write_text(
         NGINX_CONFIG.format(
@@ -80,13 +84,14 @@ def nginx_command(port: int, app: str, folder: Path) -> list[str]:
             port=port,
             descriptors=resource.getrlimit(resource.RLIMIT_NOFILE)[1],
             keep_alive=KEEP_ALIVE_SECONDS,
+            location=location,
         )
     )
     return ["nginx", "-p", str(folder), "-c", str(config), "-e", "stderr"]
 
 
-def uvicorn_command(port: int, app: str, folder: Path) -> list[str]:
-    command = [sys.executable, "-m", "uvicorn", f"asgi:{app}", "--app-dir", str(APPS)]
+def uvicorn_command(port: int, app: str, folder: Path, module: str = "asgi") -> list[str]:
+    command = [sys.executable, "-m", "uvicorn", f"{module}:{app}", "--app-dir", str(APPS)]
     command += ["--port", str(port), "--http", "httptools", "--loop", "uvloop"]
     command += ["--lifespan", "off", "--log-level", "critical", "--no-access-log"]
     command += ["--backlog", "4096", "--timeout-keep-alive", str(KEEP_ALIVE_SECONDS)]
@@ -94,15 +99,18 @@ def uvicorn_command(port: int, app: str, folder: Path) -> list[str]:
     return [*command, "--ws-ping-interval", str(KEEP_ALIVE_SECONDS)]
 
 
-def granian_command(interface: str) -> Callable[[int, str, Path], list[str]]:
+def granian_command(
+    interface: str, module: str = "", *more: str
+) -> Callable[[int, str, Path], list[str]]:
     def command(port: int, app: str, folder: Path) -> list[str]:
-        target = ["--interface", interface, f"{interface}:{app}", "--working-dir", str(APPS)]
+        target = ["--interface", interface, f"{module or interface}:{app}"]
+        target += ["--working-dir", str(APPS), *more]
         process = ["--workers", "1", "--runtime-threads", "1", "--runtime-mode", "st"]
         # Without --backpressure it answers no more than a backlog of connections.
         limits = ["--backlog", "4096", "--backpressure", "20000"]
         limits += ["--http1-header-read-timeout", "60000"]
         choice = ["--http", "1", "--loop", "uvloop", "--no-log"]
-        choice += ["--no-ws"] if app == "hello" else ["--ws"]
+        choice += ["--ws"] if app == "echo" else ["--no-ws"]
         flags = [*process, *limits, *choice, "--port", str(port)]
         return [sys.executable, "-m", "granian", *target, *flags]
 
@@ -114,7 +122,8 @@ class Kind:
     """One row of the table of servers.
 
     Attributes:
-        command: argv for a port, an app (`hello` or `echo`) and a scratch folder.
+        command: argv for a port, an app (`hello` or `echo`; `files.py` and
+            `frameworks.py` have words of their own) and a scratch folder.
         websocket: whether the app `echo` exists for it.
     """
 
@@ -213,7 +222,10 @@ def read_resident_bytes(pid: int) -> int:
     return 0
 
 
-def wait_until_answering(process: subprocess.Popen[bytes], port: int) -> None:
+def wait_until_answering(
+    process: subprocess.Popen[bytes], port: int, path: str, body: bytes
+) -> None:
+    request = REQUEST.replace(b" / ", f" {path} ".encode())
     deadline = time.monotonic() + START_TIMEOUT_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:
@@ -222,11 +234,11 @@ def wait_until_answering(process: subprocess.Popen[bytes], port: int) -> None:
             contextlib.suppress(OSError),
             socket.create_connection(("127.0.0.1", port), timeout=1.0) as connection,
         ):
-            connection.sendall(REQUEST)
+            connection.sendall(request)
             answer = b""
-            while BODY not in answer and (data := connection.recv(65536)):
+            while body not in answer and (data := connection.recv(65536)):
                 answer += data
-            if BODY in answer:
+            if body in answer:
                 return
             raise ServerFailed(f"unexpected answer {answer[:200]!r}")
         time.sleep(0.05)
@@ -247,13 +259,21 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextlib.contextmanager
-def running(name: str, app: str = "hello") -> Iterator[Server]:
+def running(
+    name: str,
+    app: str = "hello",
+    kinds: Mapping[str, Kind] = SERVERS,
+    path: str = "/",
+    body: bytes = BODY,
+) -> Iterator[Server]:
     """Start a server of the table on its core; stop it at the end.
+
+    It has started once its answer to a GET of `path` has `body` in it.
 
     Raises:
         ServerFailed: it is not installed, ended, or does not answer.
     """
-    kind = SERVERS[name]
+    kind = kinds[name]
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as log:
         # A master that drops root leaves its worker another user's folder.
         Path(folder).chmod(0o755)
@@ -272,7 +292,7 @@ def running(name: str, app: str = "hello") -> Iterator[Server]:
             raise ServerFailed(f"not installed: {error.filename}") from None
         try:
             try:
-                wait_until_answering(process, port)
+                wait_until_answering(process, port, path, body)
             except ServerFailed as error:
                 log.seek(0)
                 last = log.read().decode(errors="replace").strip().rpartition("\n")[2]
@@ -282,15 +302,19 @@ def running(name: str, app: str = "hello") -> Iterator[Server]:
             stop(process)
 
 
-def add_servers_option(parser: argparse.ArgumentParser, default: Iterable[str]) -> None:
+def add_servers_option(
+    parser: argparse.ArgumentParser,
+    default: Iterable[str],
+    kinds: Mapping[str, Kind] = SERVERS,
+) -> None:
     """The option that every benchmark has."""
     parser.add_argument(
         "--servers",
         nargs="+",
-        choices=SERVERS,
+        choices=kinds,
         default=list(default),
         metavar="NAME",
-        help=f"which of {', '.join(SERVERS)} (default: {' '.join(default)})",
+        help=f"which of {', '.join(kinds)} (default: {' '.join(default)})",
     )
 
 
