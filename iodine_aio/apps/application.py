@@ -43,7 +43,8 @@ class Application:
     Attributes:
         call: `call(env)` returns `(status, headers, body)`, or an awaitable of it.
         streams_requests: it is called when a request's head is complete, with a stream of
-            the body in `env["iodine_aio.body"]`; else when the request is whole.
+            the body in `env["iodine_aio.body"]`, the fields as they came in
+            `env["iodine_aio.fields"]`; else when the request is whole.
         callbacks_in_pool: plain callbacks of its handlers may block, so they are called in
             the pool.
         lifespan: or None.

@@ -4,13 +4,13 @@ Which kind it is tells the object itself: one required argument is ours, two are
 WSGI, three are ASGI.
 """
 
-import importlib.util
 import inspect
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final, Literal
 
 from iodine_aio.apps.application import Application, Host
+from iodine_aio.apps.asgi import is_double_callable, make_application
 from iodine_aio.apps.files import StaticFiles
 from iodine_aio.apps.threads import ThreadedApp
 from iodine_aio.apps.wsgi import WSGIApp
@@ -57,7 +57,7 @@ def _build(app: Any, settings: Settings, host: Host) -> Application:
     if kind == "wsgi":
         return _build_wsgi(call, settings, host)
     if kind == "asgi":
-        return _build_asgi(call, name, settings, host)
+        return make_application(call, settings, host)
     return _build_iodine(call, settings, host)
 
 
@@ -73,14 +73,6 @@ def _build_wsgi(app: Callable[..., Any], settings: Settings, host: Host) -> Appl
     if DEFAULT_THREADS if count is None else count:
         return Application(ThreadedApp(wsgi, host, settings), callbacks_in_pool=True)
     return Application(wsgi)
-
-
-def _build_asgi(app: Callable[..., Any], name: str, settings: Settings, host: Host) -> Application:
-    if importlib.util.find_spec("iodine_aio.apps.asgi") is None:
-        raise UsageError(f"{name} takes three arguments, as an ASGI app does: not served yet")
-    module = importlib.import_module("iodine_aio.apps.asgi")
-    application: Application = module.make_application(app, settings, host)
-    return application
 
 
 def find_kind(app: Callable[..., Any], name: str) -> Kind:
@@ -125,6 +117,12 @@ def _callable_of(app: Any) -> tuple[Callable[..., Any], str]:
         raise UsageError(
             "aiohttp.web.Application is served by aiohttp alone. Both run in one loop: start its"
             " web.AppRunner and web.TCPSite there, then `await iodine_aio.serve(your_own_app)`"
+        )
+    if is_double_callable(app):
+        raise UsageError(
+            f"{_name(app)} takes scope, then (receive, send), as ASGI 2 had it: make it"
+            " app(scope, receive, send), for instance by"
+            " asgiref.compatibility.double_to_single_callable"
         )
     if isinstance(app, type) and _required_arguments(app) != 2:
         raise UsageError(f"class {app.__name__} has no call(env): give it one, or give an instance")

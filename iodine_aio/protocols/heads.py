@@ -22,18 +22,21 @@ class HeadParser:
 
     The parser of httptools is made anew, unless the last head left it as new: it was a
     whole HTTP/1.1 message without a Connection field. Not to be shared between threads.
+
+    Attributes:
+        fields: those of the last head, names and values as received.
     """
 
-    __slots__ = ("_complete", "_fields", "_parser", "_whole")
+    __slots__ = ("_complete", "_parser", "_whole", "fields")
 
     def __init__(self) -> None:
-        self._fields: list[tuple[bytes, bytes]] = []
+        self.fields: list[tuple[bytes, bytes]] = []
         self._parser: httptools.HttpRequestParser | None = None
         self._complete = False
         self._whole = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._fields.append((name, value))
+        self.fields.append((name, value))
 
     def on_headers_complete(self) -> None:
         self._complete = True
@@ -52,7 +55,7 @@ class HeadParser:
         except ProtocolError:
             _refuse_http2(head)
             raise
-        fields = self._fields = []
+        fields = self.fields = []
         parser = self._parser
         if parser is None:
             parser = httptools.HttpRequestParser(self)

@@ -292,7 +292,10 @@ class HTTPProtocol(Answering):
         reader = None
         if "CONTENT_LENGTH" in env or "HTTP_TRANSFER_ENCODING" in env or "HTTP_EXPECT" in env:
             reader = frame_body(env, self.service.settings)
-        if self.service.streams_requests and self._offer is None:
+        if self.service.streams_requests:
+            env["iodine_aio.fields"] = self.service.heads.fields
+        # Before a WebSocket its body has to be out of the way.
+        if self.service.streams_requests and not env["upgrade.websocket?"]:
             self._body = env["iodine_aio.body"] = RequestStream(self, reader)
             self.call_app(env)
         elif reader is None:

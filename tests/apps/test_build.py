@@ -256,3 +256,11 @@ def test_what_cannot_be_called_with_env_is_refused(app: Any, message: str):
     """At the start, with what it looks like; not at the first request."""
     with pytest.raises(UsageError, match=message):
         build(app)
+
+
+def test_what_takes_three_arguments_is_an_asgi_app():
+    """Its requests are streamed, and it has a lifespan."""
+    application = build(asgi)
+
+    assert application.streams_requests
+    assert application.lifespan is not None

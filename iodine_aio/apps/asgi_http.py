@@ -1,0 +1,306 @@
+"""One ASGI request: what the app receives of it, and the response it sends.
+
+A response in one message goes to the connection as it is; only one in several owns a
+stream. Nothing here waits on more than it has to.
+"""
+
+import asyncio
+import os
+import stat
+from typing import Any, ClassVar, Final, Protocol
+
+from iodine_aio.apps.asgi_scope import (
+    ASGIApp,
+    Message,
+    Scope,
+    is_disconnect,
+    misplaced,
+    read_fields,
+)
+from iodine_aio.errors import ClientGoneError, UsageError
+from iodine_aio.logs import error_log
+from iodine_aio.wire.environ import Env
+from iodine_aio.wire.segments import FileBody
+
+MAX_UNWANTED_BYTES: Final = 64 * 1024  # that an app may send where the response has no body
+
+_START: Final = 0  # what an app sends next: the response's start
+_BODY: Final = 1  # all of the body, or the first of it
+_MORE: Final = 2  # the rest of it
+_NOTHING: Final = 3
+
+
+class Stream(Protocol):
+    """Where the connection takes a body in pieces."""
+
+    @property
+    def closed(self) -> bool:
+        """The response has ended, by whichever side."""
+
+    def write(self, data: bytes) -> bool:
+        """Sends `data`."""
+
+    async def drain(self) -> bool:
+        """Waits until the client takes more; False if it is gone."""
+
+    def close(self) -> None:
+        """Ends the response."""
+
+
+class StreamedBody:
+    """A body in several messages: the connection calls it with a stream.
+
+    It has no task: the app's own writes, and the future that is returned ends it.
+    """
+
+    __slots__ = ("_end", "_first", "_opened", "_stream", "_unwanted", "_wanted")
+
+    def __init__(self, first: bytes, wanted: bool) -> None:
+        loop = asyncio.get_running_loop()
+        self._first = first
+        self._wanted = wanted
+        self._unwanted = 0
+        self._stream: Stream | None = None
+        self._opened: asyncio.Future[None] = loop.create_future()
+        self._end: asyncio.Future[None] = loop.create_future()
+
+    def __call__(self, stream: Stream) -> "asyncio.Future[None]":
+        self._stream = stream
+        if self._first:
+            stream.write(self._first)
+        self._wake()
+        return self._end
+
+    def close(self) -> None:
+        """Nobody takes anything of it, or any more."""
+        self._wake()
+
+    def _wake(self) -> None:
+        if not self._opened.done():
+            self._opened.set_result(None)
+
+    async def open(self) -> None:
+        """Waits until the first of it was taken."""
+        await self._opened
+        await self._drain(len(self._first))
+
+    async def write(self, data: bytes, more: bool) -> None:
+        """Sends `data`, and waits until the client takes more, or ends the body.
+
+        Raises:
+            ClientGoneError: the client has left.
+        """
+        stream = self._stream
+        if stream is not None:
+            if stream.closed:
+                raise ClientGoneError("the client went away in the middle of its response")
+            if data:
+                stream.write(data)
+            if not more:
+                stream.close()
+                return
+        if more:
+            await self._drain(len(data))
+
+    async def _drain(self, size: int) -> None:
+        if self._stream is not None:
+            if not await self._stream.drain():
+                raise ClientGoneError("the client went away in the middle of its response")
+            return
+        if self._wanted:
+            raise ClientGoneError("the response could not be sent")
+        # An answer to HEAD, for instance: what does not end by itself is ended here.
+        self._unwanted += size
+        if self._unwanted > MAX_UNWANTED_BYTES:
+            raise ClientGoneError("this response has no body")
+        await asyncio.sleep(0)
+
+    def fail(self, error: BaseException) -> bool:
+        """Breaks the response off; False if it had ended already."""
+        if self._stream is None or self._stream.closed or self._end.done():
+            return False
+        self._end.set_exception(error)
+        return True
+
+
+class Response:
+    """A response, put together from messages.
+
+    Args:
+        method: of the request.
+
+    Attributes:
+        START, BODY: types of its messages.
+        result: `(status, headers, body)`, or what the app raised instead.
+    """
+
+    __slots__ = ("_body", "_fields", "_future", "_method", "_next", "_status", "result")
+
+    START: ClassVar[str] = "http.response.start"
+    BODY: ClassVar[str] = "http.response.body"
+
+    def __init__(self, method: str) -> None:
+        self._method = method
+        self._next = _START
+        self._status: Any = None
+        self._fields: list[tuple[str, str]] = []
+        self._body: StreamedBody | None = None
+        self._future: asyncio.Future[Any] | None = None
+        self.result: Any = None
+
+    def wait(self) -> Any:
+        """What is to be answered: `(status, headers, body)`, or a future of it.
+
+        Raises:
+            Exception: whatever the app raised.
+        """
+        result = self.result
+        if result is None:
+            self._future = asyncio.get_running_loop().create_future()
+            return self._future
+        if isinstance(result, BaseException):
+            raise result
+        return result
+
+    @property
+    def complete(self) -> bool:
+        """True once the app has sent the last of it."""
+        return self._next == _NOTHING
+
+    @property
+    def lost(self) -> bool:
+        """True if the client left before the response began."""
+        return self._future is not None and self._future.cancelled()
+
+    def settle(self, result: Any) -> bool:
+        """Answers; False if nobody waits for it any more."""
+        if self.result is not None or self.lost:
+            return False
+        self.result = result
+        if self._future is not None:
+            if isinstance(result, BaseException):
+                self._future.set_exception(result)
+            else:
+                self._future.set_result(result)
+        return True
+
+    async def send(self, message: Message) -> None:
+        """Takes a message of the app.
+
+        Raises:
+            ClientGoneError: the client has left.
+            UsageError: the message is out of order, or malformed.
+        """
+        kind = message["type"]
+        expected = self._next
+        if expected == _BODY and kind == self.BODY:
+            if self.lost:
+                raise ClientGoneError("the client went away before its response")
+            if message.get("more_body"):
+                self._next = _MORE
+                wanted = self._method != "HEAD" and self._status not in (204, 304)
+                body = self._body = StreamedBody(message.get("body", b""), wanted)
+                self.settle((self._status, self._fields, body))
+                await body.open()
+            else:
+                self._next = _NOTHING
+                self.settle((self._status, self._fields, message.get("body", b"")))
+        elif expected == _START and kind == self.START:
+            if self.lost:
+                raise ClientGoneError("the client went away before its response")
+            self._fields = read_fields(message)
+            self._status = message["status"]
+            self._next = _BODY
+        elif expected == _MORE and kind == self.BODY:
+            more = bool(message.get("more_body"))
+            if not more:
+                self._next = _NOTHING
+            assert self._body is not None
+            await self._body.write(message.get("body", b""), more)
+        elif expected == _BODY and kind == "http.response.pathsend":
+            if self.lost:
+                raise ClientGoneError("the client went away before its response")
+            body_of_file = open_file(message["path"])
+            self._next = _NOTHING
+            if not self.settle((self._status, self._fields, body_of_file)):
+                body_of_file.close()
+        else:
+            raise misplaced(message, (self.START, self.BODY, self.BODY, "nothing")[expected])
+
+    def fail(self, error: BaseException) -> None:
+        """The app raised: answered by 500, or broken off; logged once."""
+        if not self.break_off(error) and not is_disconnect(error):
+            after = "after its response" if self.complete else "after its client had gone"
+            error_log.error("the app raised %s", after, exc_info=error)
+
+    def break_off(self, error: BaseException) -> bool:
+        """Ends what is not complete; False if nobody waits for it any more."""
+        if self._next == _MORE and self._body is not None:
+            return self._body.fail(error)
+        return self.settle(error)
+
+
+def open_file(path: str) -> FileBody:
+    """The whole of a file, as a body.
+
+    Raises:
+        OSError: it cannot be opened, or is no ordinary file.
+    """
+    # Opened without waiting: of a FIFO it would wait for its writer.
+    file = open(path, "rb", buffering=0, opener=_open_nonblocking)  # noqa: SIM115
+    status = os.fstat(file.fileno())
+    if not stat.S_ISREG(status.st_mode):
+        file.close()
+        raise OSError(f"{path!r} is no ordinary file")
+    return FileBody(file, [(0, status.st_size)])
+
+
+def _open_nonblocking(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+class Exchange:
+    """One request and its response; `receive` and `send` are the app's."""
+
+    __slots__ = ("_incoming", "_response", "_taken")
+
+    def __init__(self, env: Env) -> None:
+        self._incoming = env["iodine_aio.body"]
+        self._taken = False  # all of the request
+        self._response = Response(env["REQUEST_METHOD"])
+
+    def response(self) -> Any:
+        """`(status, headers, body)`, or a future of it."""
+        return self._response.wait()
+
+    async def run(self, app: ASGIApp, scope: Scope) -> None:
+        """Awaits the app to its end; raises nothing but what ends a task."""
+        response = self._response
+        try:
+            await app(scope, self.receive, response.send)
+        except asyncio.CancelledError:
+            response.fail(ClientGoneError("the app was cancelled"))
+            raise
+        except KeyboardInterrupt:
+            raise
+        except SystemExit:
+            response.fail(UsageError("sys.exit() was called by an app"))
+        except BaseException as error:
+            response.fail(error)
+        else:
+            if not response.complete:
+                response.break_off(UsageError("the app returned before its response was complete"))
+
+    async def receive(self) -> Message:
+        """The next message to the app; waits for the client."""
+        incoming = self._incoming
+        if not self._taken:
+            try:
+                data = await incoming.read()
+            except ClientGoneError:
+                self._taken = True
+            else:
+                self._taken = incoming.ended
+                return {"type": "http.request", "body": data, "more_body": not self._taken}
+        await incoming.wait_lost()
+        return {"type": "http.disconnect"}
