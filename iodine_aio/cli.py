@@ -74,6 +74,9 @@ def make_parser() -> argparse.ArgumentParser:
         help="Cache-Control of files whose path matches, `immutable`: for ever;"
         " may be repeated")  # fmt: skip
     add("--log-static", action="store_true", help="files are in the log of requests, too")
+    add("--interface", choices=("auto", "iodine", "wsgi", "asgi"), metavar="KIND",
+        help="how the app is called: iodine, wsgi or asgi"
+        " (default: auto, as it looks)")  # fmt: skip
     add("--factory", action="store_true", help="TARGET is a function that makes the app")
     add("--debug", action="store_true", help="show the traceback of an app that does not import")
     return parser
@@ -91,6 +94,7 @@ def read_settings(arguments: argparse.Namespace) -> Settings:
     """
     options: dict[str, Any] = {
         "access_log": arguments.access_log,
+        "interface": arguments.interface or _DEFAULTS.interface,
         "log_static": arguments.log_static,
         "public": arguments.public,
         "static": _read_pairs("--static", arguments.static),

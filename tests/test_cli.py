@@ -56,6 +56,7 @@ def write_app(folder: Path, text: str = "def app(env):\n    return 200, {}, 'hel
         (["-t", "-2"], "threads", -2),
         (["--threads", "3"], "threads", 3),
         (["-w", "1"], "workers", 1),
+        (["--interface", "wsgi"], "interface", "wsgi"),
         (["-v"], "access_log", True),
         (["-maxbd", "2"], "max_body_bytes", 2 * 1024 * 1024),
         (["--max-body", "2"], "max_body_bytes", 2 * 1024 * 1024),

@@ -9,7 +9,7 @@ import io
 import os
 import stat
 from collections.abc import Callable, Iterator
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, Self
 
 from iodine_aio.apps.threads import Delivery, ThreadedBody, close_iterable
 from iodine_aio.errors import UsageError
@@ -30,11 +30,19 @@ class FileWrapper:
     def __init__(self, filelike: Any, block_size: int = _BLOCK_BYTES) -> None:
         self.filelike: Final = filelike
         self.block_size: Final = block_size
-        if hasattr(filelike, "close"):
-            self.close = filelike.close
+        # Werkzeug looks for these when it cuts a range out of the file.
+        for name in ("close", "seekable", "seek", "tell"):
+            if hasattr(filelike, name):
+                setattr(self, name, getattr(filelike, name))
 
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(lambda: self.filelike.read(self.block_size), b"")
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> bytes:
+        block: bytes = self.filelike.read(self.block_size)
+        if not block:
+            raise StopIteration
+        return block
 
     def file_body(self, length: int | None) -> FileBody | None:
         """The rest of a regular file; None of what is none.

@@ -5,9 +5,7 @@ from wsgiref.validate import validator
 
 import aiohttp.web
 import bottle
-import django.conf
 import django.core.asgi
-import django.core.wsgi
 import falcon
 import falcon.asgi
 import flask
@@ -21,6 +19,7 @@ from iodine_aio.apps.wsgi import WSGIApp
 from iodine_aio.errors import UsageError
 from iodine_aio.protocols.service import Service
 from iodine_aio.settings import Settings
+from tests.apps import django_site
 
 RESPONSE = (200, {}, "")
 
@@ -147,10 +146,6 @@ def plain_asgi(scope: Any, receive: Any, send: Any) -> Any:
     return asgi(scope, receive, send)
 
 
-if not django.conf.settings.configured:
-    django.conf.settings.configure(ALLOWED_HOSTS=["*"])
-
-
 @pytest.mark.parametrize(
     ("app", "kind"),
     [
@@ -165,7 +160,7 @@ if not django.conf.settings.configured:
         (ASGIObject(), "asgi"),
         (flask.Flask("flask_app"), "wsgi"),
         (ProxyFix(flask.Flask("flask_app")), "wsgi"),
-        (django.core.wsgi.get_wsgi_application(), "wsgi"),
+        (django_site.application, "wsgi"),
         (django.core.asgi.get_asgi_application(), "asgi"),
         (falcon.App(), "wsgi"),
         (falcon.asgi.App(), "asgi"),
