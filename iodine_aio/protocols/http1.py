@@ -235,13 +235,16 @@ class HTTPProtocol(Answering):
                 self.deadline = self.service.clock.idle_until
             if self._eof and not self._waits():
                 self.close()
-            # A head that is not complete is no reason to wait: it is bounded by its limit.
-            elif len(self._unread) > max(FLUSH_BYTES, self.service.settings.max_head_bytes):
+            elif self._unread and self._holds_enough():
                 self._hold_reading()
             elif not self._reading:
                 self._resume_reading()
         elif state == ANSWERING and self._body is not None and not self._body.done:
             self._read_stream(self._body)
+
+    def _holds_enough(self) -> bool:
+        # A head that is not complete is no reason to wait: it is bounded by its limit.
+        return len(self._unread) > max(FLUSH_BYTES, self.service.settings.max_head_bytes)
 
     def _set_deadline(self, head_begun: bool) -> None:
         settings = self.service.settings
