@@ -70,6 +70,9 @@ def make_parser() -> argparse.ArgumentParser:
     add("-www", "--public", metavar="DIR", help="its files answer before the app (default: none)")
     add("--static", action="append", metavar="/PATH=DIR",
         help="a further folder, under a path; may be repeated")  # fmt: skip
+    add("--spa", metavar="FILE", help="of the public folder: answers where HTML is not found")
+    add("--sendfile", action="append", metavar="DIR",
+        help="an app may name its files in X-Sendfile, too; may be repeated")  # fmt: skip
     add("--cache-control", action="append", metavar="GLOB=VALUE",
         help="Cache-Control of files whose path matches, `immutable`: for ever;"
         " may be repeated")  # fmt: skip
@@ -98,6 +101,8 @@ def read_settings(arguments: argparse.Namespace) -> Settings:
         "log_static": arguments.log_static,
         "public": arguments.public,
         "static": _read_pairs("--static", arguments.static),
+        "spa": arguments.spa,
+        "sendfile": tuple(arguments.sendfile or ()),
         "cache_control": _read_pairs("--cache-control", arguments.cache_control),
     }
     if is_site(arguments.target):

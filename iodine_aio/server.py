@@ -10,6 +10,8 @@ from typing import Any, Final, Self
 from iodine_aio import lifecycle
 from iodine_aio.apps.application import Lifespan
 from iodine_aio.apps.build import build_app
+from iodine_aio.apps.file_bodies import FileBodies
+from iodine_aio.apps.files import read_busy_page
 from iodine_aio.binds import Bind, open_socket, remove_unix_socket, socket_url
 from iodine_aio.descriptors import descriptor_limit, make_levels
 from iodine_aio.errors import StartupError, UsageError
@@ -100,6 +102,8 @@ class Server:
         service.app = application.call
         service.streams_requests = application.streams_requests
         service.callbacks_in_pool = application.callbacks_in_pool
+        service.represent_file = FileBodies(self.settings)
+        service.busy_page = read_busy_page(self.settings)
         self._lifespan = application.lifespan
 
     def set_raw_handler(self, handler: Any, timeout: float, busy_message: bytes) -> None:

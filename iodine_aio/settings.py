@@ -97,6 +97,14 @@ class Settings:
     static: tuple[tuple[str, str], ...] = _option(
         (), "`(path, folder)`", "further folders, each under a path; a dict too"
     )
+    sendfile: tuple[str, ...] = _option(
+        (), "folders", "an app may name files of these, too, in the field X-Sendfile"
+    )
+    spa: str | None = _option(
+        None,
+        "file of `public`",
+        "it answers who would rather have HTML, where there is no file and the app says 404",
+    )
     file_cache_bytes: int = _option(
         32 * MIB, "bytes", "as much of small files is kept in memory; 0: nothing is"
     )
@@ -153,6 +161,12 @@ class Settings:
             if not url.startswith("/"):
                 raise UsageError(f"static: path {url!r} must begin with a slash")
             _folder_path(f"static {url}", folder)
+        if isinstance(self.sendfile, (str, os.PathLike)):
+            raise UsageError("sendfile is one path, must be a tuple of them")
+        folders = tuple(_folder_path("sendfile", folder) for folder in self.sendfile)
+        object.__setattr__(self, "sendfile", folders)
+        if self.spa is not None and self.public is None:
+            raise UsageError(f"spa is {self.spa!r}, but there is no public folder to have it")
 
     @property
     def serves_files(self) -> bool:

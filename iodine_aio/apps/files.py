@@ -11,11 +11,12 @@ import contextlib
 import errno
 import fnmatch
 import functools
+import inspect
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Protocol
-from urllib.parse import quote_from_bytes
+from urllib.parse import quote, quote_from_bytes
 
 from iodine_aio.apps.file_cache import Entry, FileCache
 from iodine_aio.apps.folders import Folder, FoundFolder, split_path
@@ -24,7 +25,7 @@ from iodine_aio.errors import ProtocolError, UsageError
 from iodine_aio.settings import Settings
 from iodine_aio.wire.environ import Env
 from iodine_aio.wire.media_types import guess_media_type
-from iodine_aio.wire.negotiation import choose_coding
+from iodine_aio.wire.negotiation import choose_coding, prefers_html
 from iodine_aio.wire.request_line import split_target
 from iodine_aio.wire.response import make_head
 
@@ -67,6 +68,12 @@ class StaticFiles:
             (re.compile(fnmatch.translate(glob)), _IMMUTABLE if value == "immutable" else value)
             for glob, value in settings.cache_control
         ]
+        self._spa: str | None = None
+        if settings.spa is not None:
+            path = "/" + settings.spa.lstrip("/")
+            self._spa = quote(path)
+            # Its next version must be found, under whatever path it is shown.
+            self._cache_control.append((re.compile(re.escape(path) + r"\Z"), "no-cache"))
         self._unlogged: Final = settings.access_log and not settings.log_static
 
     def __call__(self, env: Env) -> Any:
@@ -103,9 +110,14 @@ class StaticFiles:
                 query = env["QUERY_STRING"]
                 location = f"{entry.redirect}?{query}" if query else entry.redirect
                 return 301, [("Location", location), TEXT], "Moved Permanently"
-        if self._app is not None:
-            return self._app(env)
-        return self._refuse(method)
+        if self._app is None:
+            return self._refuse(env)
+        result = self._app(env)
+        if self._spa is not None and _navigates(env):
+            if inspect.isawaitable(result):
+                return self._replace_later(env, result)
+            return self._replace(env, result)
+        return result
 
     def _answer_again(self, env: Env, path: str) -> Any:
         form = self._find(path)[1].plain
@@ -114,12 +126,53 @@ class StaticFiles:
                 return form.answer(env)
             except OSError:
                 pass  # it changes all the time: to its client it is not there
-        return _NOT_FOUND if self._app is None else self._app(env)
+        return self._refuse(env) if self._app is None else self._app(env)
 
-    def _refuse(self, method: str) -> Answer:
-        if method == "GET" or method == "HEAD":
-            return _NOT_FOUND
-        return 405, [("Allow", "GET, HEAD"), TEXT], "Method Not Allowed"
+    def _refuse(self, env: Env) -> Answer:
+        """The answer where there is neither file nor app."""
+        method = env["REQUEST_METHOD"]
+        if method != "GET" and method != "HEAD":
+            return 405, [("Allow", "GET, HEAD"), TEXT], "Method Not Allowed"
+        answer = self._show_spa(env) if self._spa is not None and _navigates(env) else None
+        return answer or self._show_404() or _NOT_FOUND
+
+    def _show_404(self) -> Answer | None:
+        form = self._find("/404.html")[1].plain
+        if form is None:
+            return None
+        try:
+            body = form.make_body()
+        except OSError:
+            return None
+        return 404, [field for field in form.fields if field[0] == "Content-Type"], body
+
+    # The page of an application that runs in the browser.
+
+    def _show_spa(self, env: Env) -> Answer | None:
+        assert self._spa is not None
+        form = self._find(self._spa)[1].plain
+        try:
+            return None if form is None else form.answer(env)
+        except OSError:
+            return None
+
+    def _replace(self, env: Env, result: Any) -> Any:
+        """The page in the place of an app's 404: an app has routes that only it knows."""
+        if not isinstance(result, (tuple, list)) or len(result) != 3:
+            return result
+        status, _, body = result
+        if status != 404 and not (isinstance(status, str) and status.startswith("404")):
+            return result
+        answer = self._show_spa(env)
+        if answer is None:
+            return result
+        close = getattr(body, "close", None)
+        if close is not None:
+            close()
+        return answer
+
+    async def _replace_later(self, env: Env, result: Awaitable[Any]) -> Any:
+        return self._replace(env, await result)
 
     # Looking.
 
@@ -171,7 +224,7 @@ class StaticFiles:
         self, folder: Folder, inner: Sequence[bytes], names: Sequence[bytes]
     ) -> Entry:
         content_type = guess_media_type(inner[-1].decode("latin-1"))
-        common = self._find_cache_control(names)
+        common = self._find_cache_control(names, inner[-1])
         file, status = folder.open(inner)
         siblings = []
         for coding, extension in _EXTENSIONS:
@@ -194,12 +247,33 @@ class StaticFiles:
         forms["identity"] = _represent(folder, inner, file, status, fields)
         return Entry(forms)
 
-    def _find_cache_control(self, names: Sequence[bytes]) -> list[tuple[str, str]]:
-        path = "/" + b"/".join(names).decode("utf-8", "replace")
+    def _find_cache_control(self, names: Sequence[bytes], name: bytes) -> list[tuple[str, str]]:
+        path = b"/".join((b"", *names[:-1], name)).decode("utf-8", "replace")
         for pattern, value in self._cache_control:
             if pattern.match(path):
                 return [("Cache-Control", value)]
         return []
+
+
+def read_busy_page(settings: Settings) -> bytes | None:
+    """The page `503.html` of the public folder; None if there is none."""
+    if settings.public is None:
+        return None
+    try:
+        file, status = Folder(settings.public).open([b"503.html"])
+    except (OSError, FoundFolder):
+        return None
+    with file:
+        return file.read(SMALL_BYTES) if status.st_size <= SMALL_BYTES else None
+
+
+def _navigates(env: Env) -> bool:
+    # An upgrade that the app has refused must not become a 200, which means yes.
+    return (
+        env["REQUEST_METHOD"] in ("GET", "HEAD")
+        and "HTTP_UPGRADE" not in env
+        and prefers_html(env.get("HTTP_ACCEPT"))
+    )
 
 
 def _make_mounts(settings: Settings) -> list[tuple[list[bytes], Folder]]:

@@ -34,15 +34,14 @@ Fields = list[tuple[str, str]]
 
 TEXT: Final = ("Content-Type", "text/plain; charset=utf-8")
 
-# "fields that would have been sent in a 200 (OK) response to the same request" - RFC 9110,
-# 15.4.5; the others the client has already.
-_OF_304: Final = frozenset(
-    ("cache-control", "content-location", "date", "etag", "expires", "set-cookie", "vary")
+# What a client knows already that is told that nothing has changed (RFC 9110, 15.4.5).
+_NOT_IN_304: Final = frozenset(
+    "accept-ranges content-disposition content-encoding content-language content-type"
+    " last-modified x-content-type-options".split()
 )
-# What a 416 and a 412 do not say: it is of the file, and they are not.
-_OF_FILE: Final = frozenset(
-    "accept-ranges content-encoding content-language content-type etag last-modified".split()
-)
+# What a 412 and a 416 do not say: it is of the file, and they are not.
+_NOT_IN_REFUSALS: Final = _NOT_IN_304 | {"cache-control", "etag", "expires"}
+_CONTENT_TYPE: Final = frozenset(("content-type",))
 
 
 def make_etag(status: os.stat_result, suffix: str = "") -> str:
@@ -78,6 +77,7 @@ class Representation:
 
     __slots__ = (
         "_etag",
+        "_has_ranges",
         "_head",
         "_modified",
         "_not_modified",
@@ -107,6 +107,7 @@ class Representation:
         self._modified = (
             None if modified is None else parse_date(modified, year_of(int(time.time())))
         )
+        self._has_ranges = _find(fields, "accept-ranges") != "none"
         self._head: ResponseHead | None = None
         self._not_modified: ResponseHead | None = None
         self.ready = None if content is None else (200, self._whole_head(), content)
@@ -120,18 +121,18 @@ class Representation:
         outcome = evaluate_preconditions(env, self._etag, self._modified, int(time.time()))
         if outcome == NOT_MODIFIED:
             if self._not_modified is None:
-                self._not_modified = make_head(304, _only(self.fields, _OF_304))
+                self._not_modified = make_head(304, _without(self.fields, _NOT_IN_304))
             return 304, self._not_modified, b""
         if outcome == PRECONDITION_FAILED:
-            return 412, [*_without(self.fields, _OF_FILE), TEXT], "Precondition Failed"
-        if outcome == PART:
+            return 412, [*_without(self.fields, _NOT_IN_REFUSALS), TEXT], "Precondition Failed"
+        if outcome == PART and self._has_ranges:
             try:
                 spans = parse_range(env["HTTP_RANGE"], self.size)
             except BadRange:
                 pass
             except RangeNotSatisfiable:
                 unsatisfied = ("Content-Range", encode_unsatisfied_range(self.size))
-                fields = [*_without(self.fields, _OF_FILE), unsatisfied, TEXT]
+                fields = [*_without(self.fields, _NOT_IN_REFUSALS), unsatisfied, TEXT]
                 return 416, fields, "Range Not Satisfiable"
             else:
                 part = self._answer_part(spans)
@@ -142,7 +143,7 @@ class Representation:
         head = self._whole_head()
         if env["REQUEST_METHOD"] == "HEAD":
             return 200, head, b""
-        return 200, head, self._cut([(0, self.size)])
+        return 200, head, self.make_body()
 
     def _whole_head(self) -> ResponseHead:
         if self._head is None:
@@ -164,12 +165,20 @@ class Representation:
         for head, span in zip(parts.heads, spans, strict=True):
             segments += (head, span)
         segments.append(parts.end)
-        fields = _without(self.fields, frozenset(("content-type",)))
+        fields = _without(self.fields, _CONTENT_TYPE)
         return (
             206,
             [*fields, ("Content-Type", parts.content_type)],
             self._cut(segments),
         )
+
+    def make_body(self) -> Any:
+        """All of its bytes.
+
+        Raises:
+            OSError: the file could not be opened.
+        """
+        return self._cut([(0, self.size)])
 
     def _cut(self, segments: Sequence[Segment]) -> Any:
         content = self.content
@@ -217,7 +226,3 @@ def _find(fields: Fields, name: str) -> str | None:
 
 def _without(fields: Fields, names: frozenset[str]) -> Fields:
     return [field for field in fields if field[0].lower() not in names]
-
-
-def _only(fields: Fields, names: frozenset[str]) -> Fields:
-    return [field for field in fields if field[0].lower() in names]

@@ -41,6 +41,7 @@ from iodine_aio.wire.response import (
     parse_headers,
     parse_status,
 )
+from iodine_aio.wire.segments import FileBody
 
 _EXPLANATIONS: Final = {
     426: [("Upgrade", "websocket"), ("Connection", "upgrade"), ("Sec-WebSocket-Version", "13")],
@@ -184,6 +185,11 @@ class Answering(Responding):
             self.response_ended()
             return
         payload = body if type(body) is bytes else whole_body(body)
+        if (payload is None or head.sendfile is not None) and type(body) is not FileBody:
+            represented = self._represent(env, head, body)
+            if represented is not None:
+                self._respond(env, *represented)
+                return
         if payload is None:
             sender = make_sender(self, body, head.content_length, self._frame)
             if head_only:
@@ -207,6 +213,17 @@ class Answering(Responding):
         if type(body) is not bytes:
             close_body(self.service, body)
         self.response_ended()
+
+    def _represent(
+        self, env: Env, head: ResponseHead, body: Any
+    ) -> tuple[ResponseHead, Any] | None:
+        """Head and body of a file that the app returned or named; None if it did not."""
+        if self.service.represent_file is None:
+            return None
+        made = self.service.represent_file(env, head, body)
+        if made is not None and not (type(made[1]) is FileBody and made[1].file is body):
+            close_body(self.service, body)
+        return made
 
     def _frame(self, length: int | None) -> Framing:
         if length is None and self._env is not None and self._env["SERVER_PROTOCOL"] == "HTTP/1.0":

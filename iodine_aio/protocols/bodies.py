@@ -1,8 +1,6 @@
 """What kinds of body an app may return, and who sends each."""
 
 import io
-import os
-import stat
 from collections.abc import Callable
 from typing import Any
 
@@ -48,17 +46,15 @@ def make_sender(
 
     Raises:
         ResponseError: nothing that can be sent.
-        OSError: a file that cannot be opened.
     """
     if type(body) is FileBody:
         return FileSender(outlet, body, frame(body.length))
-    if isinstance(body, os.PathLike):
-        body = open(body, "rb")  # noqa: SIM115 - closed by the sender
     if hasattr(body, "__aiter__"):
         return TaskSender(outlet, body, frame(length))
     if callable(getattr(body, "read", None)) and not isinstance(body, io.TextIOBase):
-        framing = frame(_remaining_bytes(body) if length is None else length)
-        return IteratorSender(outlet, body, framing, iter(lambda: body.read(BLOCK_BYTES), b""))
+        # Not a file on the disk, those come as FileBody: it may wait, and has no known end.
+        blocks = iter(lambda: body.read(BLOCK_BYTES), b"")
+        return IteratorSender(outlet, body, frame(length), blocks)
     # A dict is iterable, but its keys are nobody's page: it was meant for json.dumps.
     if hasattr(body, "__iter__") and not isinstance(body, dict):
         return IteratorSender(outlet, body, frame(length), iter(body))
@@ -68,13 +64,3 @@ def make_sender(
         f"response body is {type(body).__name__}, must be str (of data: json.dumps), bytes, an"
         " iterable or async iterable of them, a file, a path, or a callable that takes a stream"
     )
-
-
-def _remaining_bytes(file: Any) -> int | None:
-    """How much of a file is left to read; None where nobody can tell (a pipe)."""
-    try:
-        status = os.fstat(file.fileno())
-        position: int = file.tell()
-    except (AttributeError, OSError):
-        return None
-    return max(0, status.st_size - position) if stat.S_ISREG(status.st_mode) else None

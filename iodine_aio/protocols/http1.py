@@ -17,7 +17,7 @@ from iodine_aio.clock import NEVER
 from iodine_aio.errors import ProtocolError, UsageError
 from iodine_aio.protocols.answering import Answering
 from iodine_aio.protocols.heads import check_partial_head
-from iodine_aio.protocols.listening import has_room, turn_away
+from iodine_aio.protocols.listening import encode_busy, has_room, turn_away
 from iodine_aio.protocols.receiving import RequestStream, WholeBody, frame_body
 from iodine_aio.protocols.responding import (
     ANSWERING,
@@ -38,10 +38,6 @@ SLICE_BYTES: Final = 64 * 1024  # of a body that are decoded before others get t
 MAX_EMPTY_LINES: Final = 8
 
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
-_BUSY: Final = (
-    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain; charset=utf-8\r\n"
-    b"Content-Length: 12\r\nConnection: close\r\nRetry-After: 1\r\n\r\nServer Busy."
-)
 
 
 class HTTPProtocol(Answering):
@@ -82,7 +78,7 @@ class HTTPProtocol(Answering):
         self.transport = cast(asyncio.Transport, transport)
         service = self.service
         if not has_room(service, transport):
-            turn_away(service, transport, _BUSY, b"\r\n\r\n")
+            turn_away(service, transport, encode_busy(service.busy_page), b"\r\n\r\n")
             return
         service.connections.add(self)
         peer = transport.get_extra_info("peername")

@@ -87,6 +87,19 @@ def turn_away(
     successor.connection_made(transport)
 
 
+def encode_busy(page: bytes | None) -> bytes:
+    """The answer to an HTTP connection that there is no room for.
+
+    Args:
+        page: HTML, or None for the plain words.
+    """
+    content = b"Server Busy." if page is None else page
+    return (
+        b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/%b; charset=utf-8\r\n"
+        b"Content-Length: %d\r\nConnection: close\r\nRetry-After: 1\r\n\r\n%b"
+    ) % (b"plain" if page is None else b"html", len(content), content)
+
+
 class RawAcceptor(asyncio.Protocol):
     """Finds the handler of a new raw connection, then makes way for it.
 

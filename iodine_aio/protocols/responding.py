@@ -88,6 +88,18 @@ class Responding(asyncio.Protocol):
             if not self.transport.is_closing():
                 self.transport.write(data)
 
+    def find_empty_socket(self) -> int:
+        """The descriptor to which bytes may be sent past the transport; -1: there is none."""
+        transport = self.transport
+        # A transport that closes may have closed its descriptor, whose number is somebody
+        # else's then.
+        if self._output or transport.is_closing() or transport.get_write_buffer_size():
+            return -1
+        if transport.get_extra_info("sslcontext") is not None:
+            return -1
+        sock = transport.get_extra_info("socket")
+        return -1 if sock is None else int(sock.fileno())
+
     def pending(self) -> int:
         """Bytes that the client has not taken."""
         return 0 if self._state == GONE else self.transport.get_write_buffer_size() + self._kept

@@ -34,6 +34,9 @@ class Outlet(Protocol):
     def response_sent(self, complete: bool) -> None:
         """The sender is done; an incomplete response ends the connection."""
 
+    def find_empty_socket(self) -> int:
+        """The descriptor to which bytes may be sent past the transport; -1: there is none."""
+
     def pending(self) -> int:
         """Bytes that the client has not taken."""
 

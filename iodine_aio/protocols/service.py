@@ -16,6 +16,7 @@ from iodine_aio.pool import Pool
 from iodine_aio.protocols.heads import HeadParser
 from iodine_aio.settings import Settings
 from iodine_aio.wire.environ import Env
+from iodine_aio.wire.response import ResponseHead
 
 DISK_THREADS: Final = 4
 
@@ -45,8 +46,9 @@ class Service:
         app: `app(env)`, or None where only raw connections are served.
         streams_requests: the app is called before the body of its request was read.
         callbacks_in_pool: plain callbacks of handlers may block.
-        represent_file: `(env, headers, file or path)` becomes `(status, headers, body)`, with
-            the ranges and conditions of `env` obeyed.
+        represent_file: `(env, head, body)` becomes another head and body where the app
+            returned a file or named one, with the ranges and conditions of `env` obeyed.
+        busy_page: HTML for those that there is no room for, or None.
         disk: threads that wait for the disk, apart from those that wait for apps.
         connections: all of them, of every protocol; a connection adds and removes itself.
         template: the part of env that all requests have in common.
@@ -61,7 +63,9 @@ class Service:
         self.app = app
         self.streams_requests = False
         self.callbacks_in_pool = False
-        self.represent_file: Callable[[Env, Any, Any], tuple[Any, Any, Any]] | None = None
+        self.represent_file: Callable[[Env, Any, Any], tuple[ResponseHead, Any] | None] | None
+        self.represent_file = None
+        self.busy_page: bytes | None = None
         self.settings: Final = settings
         self.connections: Final[set[Served]] = set()
         self.clock: Final = Clock(

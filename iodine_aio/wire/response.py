@@ -23,6 +23,7 @@ _FRAMING: Final = 3  # Transfer-Encoding, Keep-Alive: ours alone, left out
 _DATE: Final = 4
 _UPGRADE: Final = 5
 _HIJACK: Final = 6
+_SENDFILE: Final = 8
 _ACCEPT: Final = 7  # Sec-WebSocket-Accept, -Extensions: ours alone in a 101
 
 _KINDS: Final[dict[str, int]] = {
@@ -33,6 +34,7 @@ _KINDS: Final[dict[str, int]] = {
     "date": _DATE,
     "upgrade": _UPGRADE,
     "rack.hijack": _HIJACK,
+    "x-sendfile": _SENDFILE,
     "sec-websocket-accept": _ACCEPT,
     "sec-websocket-extensions": _ACCEPT,
 }
@@ -96,9 +98,19 @@ class ResponseHead:
         close: the app asked for the connection to be closed.
         dated: the app sent its own Date.
         hijack: the callable of a `rack.hijack` field, or None.
+        sendfile: the path of an X-Sendfile field, or None; it is in `block`, too.
     """
 
-    __slots__ = ("block", "close", "content_length", "dated", "hijack", "status", "status_line")
+    __slots__ = (
+        "block",
+        "close",
+        "content_length",
+        "dated",
+        "hijack",
+        "sendfile",
+        "status",
+        "status_line",
+    )
 
     def __init__(self, status: int, status_line: str) -> None:
         self.status = status
@@ -108,6 +120,13 @@ class ResponseHead:
         self.close = False
         self.dated = False
         self.hijack: Callable[[Any], object] | None = None
+        self.sendfile: str | None = None
+
+    def fields(self) -> list[tuple[str, str]]:
+        """Names and values of `block`."""
+        # Not splitlines(): it also splits at \x0b, \x85 and others, within a value.
+        lines = self.block.split("\r\n")[:-1]
+        return [(name, value) for name, _, value in (line.partition(": ") for line in lines)]
 
 
 def parse_status(status: object) -> tuple[int, str]:
@@ -225,6 +244,8 @@ def _file_special(head: ResponseHead, kind: int, name: str, value: Any) -> Any:
         return "upgrade" if "upgrade" in tokens else None
     if kind == _FRAMING:
         return None
+    if kind == _SENDFILE:
+        head.sendfile = _members(name, value)[0]
     if kind == _DATE:
         head.dated = True
     return value
@@ -270,6 +291,16 @@ class Framing:
         piece = piece[: self.remaining]
         self.remaining -= len(piece)
         return piece
+
+    def skip(self, size: int) -> None:
+        """Counts bytes of the announced length that were sent without `encode`."""
+        if self.remaining is not None:
+            self.remaining -= size
+
+    @property
+    def remaining_bytes(self) -> int:
+        """Announced bytes that are still missing."""
+        return self.remaining or 0
 
     @property
     def field(self) -> str:
