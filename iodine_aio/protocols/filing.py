@@ -1,9 +1,13 @@
 """Files on their way, without ever waiting for the disk on the loop.
 
-What the page cache holds goes from there into the socket (sendfile), past the transport
-while nothing waits in it. The transport gets a block where the socket is full: it then
-says, as for every other body, when the client has taken it. For what is not in the page
-cache a thread waits, so that a slow disk holds up its own response and nobody else's.
+A block that the page cache holds is read into one buffer that all responses use in turn,
+and written from there to the socket, past the transport while nothing waits in it. What
+the socket does not take goes to the transport, which then says, as for every other body,
+when the client has taken it. For a block that is not in the page cache a thread waits, so
+that a slow disk holds up its own response and nobody else's.
+
+Not sendfile, which costs half as much: the pages of a file that is overwritten would change
+while they wait in the socket, and a client get zeros in a response of the right length.
 """
 
 import contextlib
@@ -16,8 +20,7 @@ from iodine_aio.protocols.sending import BLOCK_BYTES, TURN_BYTES, Outlet, Sender
 from iodine_aio.wire.response import Framing
 from iodine_aio.wire.segments import FileBody
 
-SENDFILE_BYTES: Final = 512 * 1024  # at once; less than DIRECT_BYTES is cheaper to copy
-DIRECT_BYTES: Final = 32 * 1024
+DIRECT_BYTES: Final = 32 * 1024  # less than that waits for what is written with it
 FILE_TURN_BYTES: Final = 16 * TURN_BYTES  # before others get their turn
 
 # Linux: fails instead of waiting for the disk. Elsewhere every block is read in a thread.
@@ -27,14 +30,13 @@ _NOWAIT: Final[int | None] = getattr(os, "RWF_NOWAIT", None)
 class FileSender(Sender):
     """Sends the segments of a `FileBody`."""
 
-    __slots__ = ("_direct", "_ended", "_fileno", "_position", "_segments", "_stop", "_waiting")
+    __slots__ = ("_ended", "_fileno", "_position", "_segments", "_stop", "_waiting")
 
     def __init__(self, outlet: Outlet, body: FileBody, framing: Framing) -> None:
         super().__init__(outlet, body, framing)
         self._fileno = body.file.fileno()
         self._segments = deque(body.segments)
         self._position = self._stop = 0  # of the span that is being sent
-        self._direct = _NOWAIT is not None
         self._ended = False
         self._waiting = False  # a block is being read in a thread, or a turn is to come
 
@@ -52,6 +54,9 @@ class FileSender(Sender):
 
     def _go_on(self) -> None:
         self._waiting = False
+        if self._ended:
+            super().abandon()
+            return
         outlet = self._outlet
         turn_ends = self.framing.remaining_bytes - FILE_TURN_BYTES
         while not self._ended and not outlet.paused:
@@ -69,78 +74,47 @@ class FileSender(Sender):
                 self._waiting = True
                 outlet.service.loop.call_soon(self._go_on)
                 break
-            elif not self._send_directly():
-                block = self._read_cached()
-                if block is None:
-                    self._waiting = True
-                    outlet.service.disk.submit(self._read_in_thread)
-                    break
-                if not self._send(block):
-                    return
-        if self._ended and not self._waiting:
-            super().abandon()
-        else:
-            outlet.flush()
+            elif not self._send_cached():
+                self._waiting = True
+                outlet.service.disk.submit(self._read_in_thread)
+                break
+        outlet.flush()
 
-    def _send_directly(self) -> bool:
-        """True if some of it went from the page cache into the socket."""
-        size = min(SENDFILE_BYTES, self._stop - self._position)
-        if not self._direct or size < DIRECT_BYTES:
+    def _send_cached(self) -> bool:
+        """Sends a block; False if it is not in the page cache."""
+        if _NOWAIT is None:
             return False
-        self._outlet.flush()
-        sock = self._outlet.find_empty_socket()
-        if sock < 0 or not self._is_cached(self._position, size):
-            return False
+        outlet = self._outlet
+        block = outlet.service.block[: self._stop - self._position]
         try:
-            count = os.sendfile(sock, self._fileno, self._position, size)
-        except (BlockingIOError, InterruptedError):
-            return False  # full: the transport tells when it is not
-        except OSError:
-            # A file system that cannot; or what reading or writing will tell of.
-            self._direct = False
-            return False
-        self._position += count
-        self.framing.skip(count)
-        return count > 0
-
-    def _is_cached(self, start: int, size: int) -> bool:
-        # sendfile has no way not to wait. The page cache is filled and emptied from one end
-        # of a file on: where both ends are, the middle is, but for chance.
-        assert _NOWAIT is not None
-        byte = [bytearray(1)]
-        try:
-            # Of a file that has become shorter nothing is read, and nothing will be sent.
-            os.preadv(self._fileno, byte, start + size - 1, _NOWAIT)
-            os.preadv(self._fileno, byte, start, _NOWAIT)
+            count = os.preadv(self._fileno, [block], self._position, _NOWAIT)
         except OSError:  # not cached, or a file system that cannot say
             return False
+        if not count:
+            self._tell_shorter()
+            return True
+        self._position += count
+        self.framing.skip(count)
+        sent = 0
+        if count >= DIRECT_BYTES:
+            outlet.flush()
+            sock = outlet.find_empty_socket()
+            if sock >= 0:
+                # What is wrong with the socket, the transport finds out.
+                with contextlib.suppress(OSError):
+                    sent = os.write(sock, block[:count])
+        if sent < count:
+            outlet.put(bytes(block[sent:count]))
         return True
 
-    def _send(self, block: bytes) -> bool:
-        """False if there was nothing to send: the file has become shorter than announced."""
-        if not block:
-            error_log.error("a file became shorter by %d bytes", self._stop - self._position)
-            self._give_up()
-            return False
-        self._position += len(block)
-        self._outlet.put(self.framing.encode(block))
-        return True
+    def _tell_shorter(self) -> None:
+        error_log.error("a file became shorter by %d bytes", self._stop - self._position)
+        self._give_up()
 
     def _give_up(self) -> None:
         self._ended = True
         super().abandon()
         self._outlet.response_sent(False)
-
-    def _read_cached(self) -> bytes | None:
-        size = min(BLOCK_BYTES, self._stop - self._position)
-        if _NOWAIT is None:
-            return None
-        block = bytearray(size)
-        try:
-            count = os.preadv(self._fileno, [block], self._position, _NOWAIT)
-        except OSError:  # not cached, or a file system that cannot say
-            return None
-        return bytes(block) if count == size else bytes(block[:count])
 
     def _read_in_thread(self) -> None:
         size = min(BLOCK_BYTES, self._stop - self._position)
@@ -160,7 +134,11 @@ class FileSender(Sender):
         elif isinstance(block, OSError):
             error_log.error("a file cannot be read: %s", block)
             self._give_up()
-        elif self._send(block):
+        elif not block:
+            self._tell_shorter()
+        else:
+            self._position += len(block)
+            self._outlet.put(self.framing.encode(block))
             self._outlet.flush()
             if not self._outlet.paused:
                 self._go_on()

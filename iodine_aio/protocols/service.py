@@ -19,6 +19,7 @@ from iodine_aio.wire.environ import Env
 from iodine_aio.wire.response import ResponseHead
 
 DISK_THREADS: Final = 4
+FILE_BLOCK_BYTES: Final = 256 * 1024  # of a file that are read and written at once
 
 # A coroutine that never waits costs no turn of the loop where Python can start it at once.
 _EAGER: Final[dict[str, Any]] = {"eager_start": True} if sys.version_info >= (3, 12) else {}
@@ -49,6 +50,7 @@ class Service:
         represent_file: `(env, head, body)` becomes another head and body where the app
             returned a file or named one, with the ranges and conditions of `env` obeyed.
         busy_page: HTML for those that there is no room for, or None.
+        block: where blocks of files lie for a moment, on the loop.
         disk: threads that wait for the disk, apart from those that wait for apps.
         connections: all of them, of every protocol; a connection adds and removes itself.
         template: the part of env that all requests have in common.
@@ -72,6 +74,7 @@ class Service:
             self.connections, _tick_interval(settings), settings.keep_alive_timeout
         )
         self.pool = Pool(settings.pool_size)
+        self.block: Final = memoryview(bytearray(FILE_BLOCK_BYTES))
         self.disk = Pool(DISK_THREADS, "iodine-disk")
         self.tasks: Final[set[asyncio.Task[Any]]] = set()
         self.heads: Final = HeadParser()

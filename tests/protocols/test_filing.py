@@ -1,0 +1,476 @@
+"""Files as bodies: sent from the page cache or by a thread, whatever happens to them meanwhile."""
+
+import asyncio
+import errno
+import gzip
+import io
+import os
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import iodine_aio
+from iodine_aio.protocols import filing
+from iodine_aio.protocols.http1 import HTTPProtocol
+from tests.clients import Answer, ask, connect, exchange, read_head, read_response, reset
+from tests.requests import GET, KEPT
+
+MIB = 1024 * 1024
+ALPHABET = b"abcdefghijklmnopqrstuvwxyz"
+
+
+def request(*fields: str, method: str = "GET") -> bytes:
+    lines = [f"{method} / HTTP/1.1", "Host: a", "Connection: close", *fields]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1")
+
+
+def write_file(path: Path, size: int) -> bytes:
+    """Content in which no two blocks are the same."""
+    content = os.urandom(size)
+    path.write_bytes(content)
+    return content
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"))
+
+
+def refuse_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is in the page cache."""
+
+    def preadv(*arguments: Any) -> int:
+        raise BlockingIOError(errno.EAGAIN, "not cached")
+
+    monkeypatch.setattr(os, "preadv", preadv)
+
+
+def refuse_direct(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The socket is not to be written to but by its transport."""
+    monkeypatch.setattr(HTTPProtocol, "find_empty_socket", lambda self: -1)
+
+
+WAYS: list[Callable[[pytest.MonkeyPatch], None]] = [
+    lambda monkeypatch: None,
+    refuse_waiting,
+    refuse_direct,
+]
+
+
+@pytest.fixture(params=WAYS, ids=["direct", "thread", "transport"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each way in which bytes get from the disk to the client."""
+    request.param(monkeypatch)
+
+
+# ---- what is a file ----
+
+
+async def test_path_is_sent_as_a_file(tmp_path: Path):
+    """With the type of its name, and validators."""
+    (tmp_path / "letters.txt").write_bytes(ALPHABET)
+    answer = await ask(lambda env: (200, {}, tmp_path / "letters.txt"))
+
+    assert (answer.status, answer.body) == (200, ALPHABET)
+    assert answer.fields["content-type"] == "text/plain; charset=utf-8"
+    assert answer.fields["content-length"] == "26"
+    assert {"etag", "last-modified", "accept-ranges"} <= answer.fields.keys()
+
+
+async def test_open_file_is_sent_from_where_it_stands(tmp_path: Path):
+    """As wsgi.file_wrapper has it; its parts count from there."""
+    (tmp_path / "letters").write_bytes(ALPHABET)
+
+    def app(env: iodine_aio.Env) -> Any:
+        file = open(tmp_path / "letters", "rb")  # noqa: SIM115 - closed by the server
+        assert file.read(10) == ALPHABET[:10]
+        return 200, {}, file
+
+    async with iodine_aio.serve(app, port=0) as server:
+        whole = Answer(await exchange(server, GET))
+        part = Answer(await exchange(server, request("Range: bytes=2-3")))
+
+    assert (whole.status, whole.body) == (200, b"klmnopqrstuvwxyz")
+    assert (part.status, part.body) == (206, b"mn")
+    assert part.fields["content-range"] == "bytes 2-3/16"
+
+
+async def test_temporary_file_is_sent_with_what_was_just_written():
+    """Its buffer is flushed; a NamedTemporaryFile is a file, too."""
+
+    def app(env: iodine_aio.Env) -> Any:
+        file = tempfile.NamedTemporaryFile()  # noqa: SIM115 - closed by the server
+        file.write(ALPHABET)
+        file.seek(20)
+        return 200, {}, file
+
+    answer = await ask(app)
+
+    assert (answer.body, answer.fields["content-length"]) == (ALPHABET[20:], "6")
+
+
+async def test_file_that_only_has_a_number_is_read_by_its_own_method(tmp_path: Path):
+    """A GzipFile's number is the compressed file's."""
+    packed_path = tmp_path / "letters.gz"
+    with gzip.open(packed_path, "wb") as packed:
+        packed.write(ALPHABET * 100)
+    answer = await ask(lambda env: (200, {}, gzip.open(packed_path)))  # noqa: SIM115
+
+    assert answer.content == ALPHABET * 100
+
+
+async def test_bytes_io_is_sent_chunked():
+    """It has no descriptor at all."""
+    answer = await ask(lambda env: (200, {}, io.BytesIO(ALPHABET)))
+
+    assert answer.content == ALPHABET
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["fifo", "folder"])
+async def test_path_that_is_no_regular_file_is_a_500_at_once(
+    tmp_path: Path, make: Callable[[Path], None]
+):
+    """A FIFO has no writer who would end the waiting."""
+    make(tmp_path / "it")
+    answer = await ask(lambda env: (200, {}, tmp_path / "it"))
+
+    assert answer.status == 500
+
+
+# ---- ranges, conditions, the app's own fields ----
+
+
+async def test_apps_own_fields_win(tmp_path: Path):
+    """And its entity tag is the one that conditions are compared with."""
+    (tmp_path / "letters.txt").write_bytes(ALPHABET)
+    own = {
+        "ETag": '"mine"',
+        "Last-Modified": "Sun, 06 Nov 1994 08:49:37 GMT",
+        "Content-Type": "text/x-mine",
+        "Content-Encoding": "mine",
+        "Content-Length": "5",
+        "X-Own": "kept",
+    }
+
+    def app(env: iodine_aio.Env) -> Any:
+        return 200, own, tmp_path / "letters.txt"
+
+    async with iodine_aio.serve(app, port=0) as server:
+        whole = Answer(await exchange(server, GET))
+        known = Answer(await exchange(server, request('If-None-Match: "mine"')))
+        part = Answer(await exchange(server, request('If-Range: "mine"', "Range: bytes=-2")))
+
+    assert whole.body == ALPHABET
+    assert whole.fields["content-length"] == "26"
+    assert {name.lower() for name in own} <= whole.fields.keys()
+    for name in ("ETag", "Last-Modified", "Content-Type", "Content-Encoding", "X-Own"):
+        assert whole.wire.count(f"\r\n{name}: {own[name]}\r\n".encode()) == 1
+    assert (known.status, known.body) == (304, b"")
+    assert known.fields["x-own"] == "kept"
+    assert (part.status, part.body) == (206, b"yz")
+
+
+async def test_head_has_the_fields_of_get(tmp_path: Path):
+    """And opens no file for long."""
+    (tmp_path / "letters.txt").write_bytes(ALPHABET)
+
+    async with iodine_aio.serve(lambda env: (200, {}, tmp_path / "letters.txt"), port=0) as server:
+        got = Answer(await exchange(server, GET))
+        before = descriptors()
+        head = Answer(await exchange(server, request(method="HEAD")))
+        after = descriptors()
+
+    assert head.body == b""
+    assert {**head.fields, "date": ""} == {**got.fields, "date": ""}
+    assert after == before
+
+
+@pytest.mark.parametrize(("status", "method"), [(404, "GET"), (200, "POST"), (203, "GET")])
+async def test_other_answers_are_sent_whole(tmp_path: Path, status: int, method: str):
+    """Conditions and ranges are of a 200 to GET (RFC 9110, 13.2.1)."""
+    (tmp_path / "page.html").write_bytes(ALPHABET)
+    answer = await ask(
+        lambda env: (status, {}, tmp_path / "page.html"),
+        request("Range: bytes=0-1", "If-None-Match: *", "Content-Length: 0", method=method),
+    )
+
+    assert (answer.status, answer.body) == (status, ALPHABET)
+    assert answer.fields["content-type"] == "text/html; charset=utf-8"
+    assert "etag" not in answer.fields
+
+
+async def test_app_that_wants_no_ranges_gets_none(tmp_path: Path):
+    """Accept-Ranges: none (RFC 9110, 14.3)."""
+    (tmp_path / "letters").write_bytes(ALPHABET)
+    answer = await ask(
+        lambda env: (200, {"Accept-Ranges": "none"}, tmp_path / "letters"),
+        request("Range: bytes=0-1"),
+    )
+
+    assert (answer.status, answer.body) == (200, ALPHABET)
+
+
+# ---- X-Sendfile ----
+
+
+async def test_named_file_is_sent_and_the_name_is_not(tmp_path: Path):
+    """The app's body is closed, its fields stay."""
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private" / "letters.txt").write_bytes(ALPHABET)
+
+    def app(env: iodine_aio.Env) -> Any:
+        path = str(tmp_path / "private" / "letters.txt")
+        return 200, {"X-Sendfile": path, "X-Own": "kept"}, "not this"
+
+    async with iodine_aio.serve(app, port=0, sendfile=(tmp_path / "private",)) as server:
+        whole = Answer(await exchange(server, GET))
+        part = Answer(await exchange(server, request("Range: bytes=1-2")))
+
+    assert (whole.status, whole.body) == (200, ALPHABET)
+    assert whole.fields["x-own"] == "kept"
+    assert "x-sendfile" not in whole.fields
+    assert (part.status, part.body) == (206, b"bc")
+
+
+@pytest.mark.parametrize("name", ["root_x/a", "root/../a", "root/link", "root/missing", "root"])
+async def test_named_file_lies_in_a_permitted_folder(tmp_path: Path, name: str):
+    """Else it is the app's fault, and nothing of the file is sent."""
+    for folder in ("root", "root_x"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a").write_bytes(ALPHABET)
+    (tmp_path / "a").write_bytes(ALPHABET)
+    (tmp_path / "root" / "link").symlink_to(tmp_path / "a")
+    answer = await ask(
+        lambda env: (200, {"X-Sendfile": f"{tmp_path}/{name}"}, ""), public=tmp_path / "root"
+    )
+
+    assert answer.status == 500
+    assert ALPHABET not in answer.wire
+
+
+async def test_named_file_is_the_proxys_matter_where_no_folder_is_set():
+    """The field passes, as every other."""
+    answer = await ask(lambda env: (200, {"X-Sendfile": "/a"}, "body"))
+
+    assert (answer.body, answer.fields["x-sendfile"]) == (b"body", "/a")
+
+
+# ---- on the way ----
+
+
+@pytest.mark.usefixtures("way")
+async def test_every_byte_arrives_in_order(tmp_path: Path):
+    """Pipelined too, beside answers that are not of files."""
+    content = write_file(tmp_path / "large", 3 * MIB)
+
+    def app(env: iodine_aio.Env) -> Any:
+        return 200, {}, (tmp_path / "large" if env["PATH_INFO"] == "/" else "small")
+
+    async with iodine_aio.serve(app, port=0) as server, connect(server) as (reader, writer):
+        writer.write(KEPT + KEPT.replace(b" / ", b" /small ") + KEPT)
+        bodies = [(await read_response(reader))[2] for _ in range(3)]
+
+    assert bodies == [content, b"small", content]
+
+
+@pytest.mark.usefixtures("way")
+async def test_parts_arrive_in_order(tmp_path: Path):
+    """Spans of a large file, each behind its head."""
+    content = write_file(tmp_path / "large", MIB)
+    answer = await ask(
+        lambda env: (200, {}, tmp_path / "large"),
+        request("Range: bytes=0-99999, 200000-299999, 900000-"),
+    )
+    boundary = answer.fields["content-type"].partition("boundary=")[2].encode()
+    parts = answer.body.split(b"--" + boundary)
+
+    assert answer.status == 206
+    assert [part.partition(b"\r\n\r\n")[2] for part in parts[1:-1]] == [
+        content[:100000] + b"\r\n",
+        content[200000:300000] + b"\r\n",
+        content[900000:] + b"\r\n",
+    ]
+
+
+@pytest.mark.usefixtures("way")
+async def test_file_that_shrinks_ends_the_connection(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    """Nothing is padded, nothing hangs; what was there before is sent."""
+    path = tmp_path / "large"
+    content = write_file(path, 16 * MIB)
+
+    async with (
+        iodine_aio.serve(lambda env: (200, {}, path), port=0) as server,
+        connect(server, limit=1024) as (reader, writer),
+    ):
+        writer.write(KEPT + KEPT)
+        await read_head(reader)
+        os.truncate(path, 1000)
+        rest = await reader.read()
+
+    assert len(rest) < len(content)
+    assert content.startswith(rest)
+    assert "a file became shorter" in caplog.text
+
+
+@pytest.mark.usefixtures("way")
+async def test_file_that_grows_is_cut_at_its_announced_length(tmp_path: Path):
+    """The next response stands where the announced length ends."""
+    path = tmp_path / "large"
+    content = write_file(path, 16 * MIB)
+
+    async with (
+        iodine_aio.serve(lambda env: (200, {}, path), port=0) as server,
+        connect(server, limit=1024) as (reader, writer),
+    ):
+        writer.write(KEPT)
+        _, fields = await read_head(reader)
+        with path.open("ab") as file:
+            file.write(ALPHABET * 1000)
+        body = await reader.readexactly(int(dict(fields)["content-length"]))
+        writer.write(GET)
+        status, _ = await read_head(reader)
+
+    assert body == content
+    assert status == 200
+
+
+async def test_slow_reader_takes_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """What waits for a client that does not read is a block, not the file."""
+    path = tmp_path / "large"
+    write_file(path, 16 * MIB)
+    sizes: list[int] = []
+
+    async with (
+        iodine_aio.serve(lambda env: (200, {}, path), port=0) as server,
+        connect(server, limit=1024) as (reader, writer),
+    ):
+        writer.write(KEPT)
+        await read_head(reader)
+        (connection,) = server.connections
+        while not connection.paused:  # type: ignore[attr-defined]
+            await asyncio.sleep(0)
+        sizes.append(connection.pending())  # type: ignore[attr-defined]
+
+    assert 0 < sizes[0] <= 256 * 1024
+
+
+@pytest.mark.usefixtures("way")
+async def test_file_is_closed_when_its_client_leaves(tmp_path: Path):
+    """Paused, or while a block is being read."""
+    path = tmp_path / "large"
+    write_file(path, 16 * MIB)
+
+    async with iodine_aio.serve(lambda env: (200, {}, path), port=0) as server:
+        before = descriptors()
+        for _ in range(3):
+            async with connect(server, limit=1024) as (reader, writer):
+                writer.write(KEPT)
+                await read_head(reader)
+                reset(writer)
+        while server.connections or descriptors() > before:
+            await asyncio.sleep(0)
+
+
+async def test_file_is_closed_when_the_server_is_aborted_while_a_block_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The thread still needs the descriptor: it is closed once the block is there."""
+    path = tmp_path / "large"
+    write_file(path, MIB)
+    refuse_waiting(monkeypatch)
+    loop = asyncio.get_running_loop()
+    reading = asyncio.Event()
+    pread, go_on = os.pread, threading.Event()
+
+    def slow(*arguments: Any) -> bytes:
+        loop.call_soon_threadsafe(reading.set)
+        go_on.wait(10)
+        return pread(*arguments)
+
+    monkeypatch.setattr(os, "pread", slow)
+    before = descriptors()
+    async with iodine_aio.serve(lambda env: (200, {}, path), port=0) as server:
+        opened = descriptors()
+        async with connect(server) as (_, writer):
+            writer.write(KEPT)
+            await reading.wait()
+            server.abort()
+            while server.connections:
+                await asyncio.sleep(0)
+            waiting = descriptors()
+        go_on.set()
+        while descriptors() > opened:
+            await asyncio.sleep(0)
+
+    assert waiting > opened > before
+
+
+async def test_disk_that_fails_ends_the_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """A block that cannot be read is not sent as another."""
+    path = tmp_path / "large"
+    write_file(path, MIB)
+    refuse_waiting(monkeypatch)
+
+    def pread(*arguments: Any) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "pread", pread)
+    answer = await ask(lambda env: (200, {}, path))
+
+    assert (answer.status, answer.body) == (200, b"")
+    assert caplog.text.count("a file cannot be read") == 1
+
+
+async def test_large_file_lets_others_have_their_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """However fast its client is: as much in a turn, then whoever waits."""
+    path = tmp_path / "large"
+    write_file(path, 8 * MIB)
+    turns: list[int] = []
+    monkeypatch.setattr(filing, "FILE_TURN_BYTES", MIB)
+
+    class Fast:
+        """A socket that takes everything."""
+
+        paused = False
+        sent = 0
+
+        def __init__(self) -> None:
+            self.service: Any = self
+            self.block = memoryview(bytearray(MIB // 4))
+            self.loop = self
+            self.complete: bool | None = None
+
+        def put(self, data: bytes) -> None:
+            self.sent += len(data)
+
+        def flush(self) -> None:
+            pass
+
+        def find_empty_socket(self) -> int:
+            return -1
+
+        def call_soon(self, function: Callable[[], None]) -> None:
+            turns.append(self.sent)
+            self.next = function
+
+        def response_sent(self, complete: bool) -> None:
+            self.complete = complete
+
+    outlet = Fast()
+    body = filing.FileBody(path.open("rb"), [(0, 8 * MIB)])
+    sender = filing.FileSender(outlet, body, filing.Framing(8 * MIB, False))  # type: ignore[arg-type]
+    sender.start()
+    while outlet.complete is None:
+        outlet.next()
+
+    assert turns == [number * MIB for number in range(1, 8)]
+    assert outlet.complete
