@@ -14,6 +14,7 @@ class Host(Protocol):
     """What an app may ask of the server that runs it."""
 
     pool: Pool
+    loop: asyncio.AbstractEventLoop
 
     @property
     def clock(self) -> Clock:

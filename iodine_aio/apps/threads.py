@@ -39,15 +39,29 @@ class ThreadedApp:
         ) or Responder(app)
         self._host: Final = host
         self._settings: Final = settings
+        self._calls: list[tuple[Callable[..., None], Env, Delivery]] = []  # of this turn
 
     def __call__(self, env: Env) -> Any:
-        pool = self._host.pool
-        if pool.waiting >= self._settings.max_waiting:
+        calls = self._calls
+        if self._host.pool.waiting + len(calls) >= self._settings.max_waiting:
             return (*_BUSY, "All threads are busy.")
-        future = asyncio.get_running_loop().create_future()
+        loop = self._host.loop
+        future = loop.create_future()
         delivery = Delivery(future, self._host, self._settings)
-        pool.submit(contextvars.copy_context().run, self._work, env, delivery)
+        if not calls:
+            loop.call_soon(self._submit)
+        calls.append((contextvars.copy_context().run, env, delivery))
         return future
+
+    def _submit(self) -> None:
+        # Not at once: whenever the loop calls back, it asks for the interpreter's lock, and
+        # a thread that has it keeps it for milliseconds. So it reads what has come first.
+        calls, self._calls = self._calls, []
+        for run, env, delivery in calls:
+            try:
+                self._host.pool.submit(run, self._work, env, delivery)
+            except Exception as error:  # the pool is closed, or the system has no thread for it
+                delivery.fail(error)
 
     def _work(self, env: Env, delivery: "Delivery") -> None:
         if delivery.unwanted:  # its client has gone while it waited
@@ -278,7 +292,7 @@ def _settle(future: "asyncio.Future[Any]", result: Any) -> None:
         body: Any = result[2] if isinstance(result, (tuple, list)) and len(result) == 3 else None
         if hasattr(body, "close"):
             body.close()
-    elif inspect.isawaitable(result):
+    elif type(result) is not tuple and inspect.isawaitable(result):
         asyncio.ensure_future(result).add_done_callback(lambda task: _copy(task, future))
     else:
         future.set_result(result)
