@@ -5,8 +5,8 @@ import contextlib
 import inspect
 import socket
 import struct
-import time
 from collections.abc import Awaitable
+from time import monotonic
 from typing import Any, Final
 
 from iodine_aio.errors import ResponseError
@@ -21,7 +21,7 @@ from iodine_aio.protocols.responding import (
     Responding,
 )
 from iodine_aio.protocols.sending import Sender, close_body
-from iodine_aio.protocols.service import Service
+from iodine_aio.protocols.service import HELD_SECONDS, Service
 from iodine_aio.protocols.streaming import StreamSender
 from iodine_aio.protocols.upgrade import (
     RAW,
@@ -74,8 +74,9 @@ class Answering(Responding):
         """Calls the app, and answers with what it returns, now or later."""
         service = self.service
         self._env = env
+        started = monotonic()
         if service.access_log is not None:
-            self._started = time.perf_counter()
+            self._started = started
         try:
             result = service.app(env)  # type: ignore[misc]
         except KeyboardInterrupt:
@@ -83,6 +84,10 @@ class Answering(Responding):
         except BaseException as error:
             self.fail(error)
             return
+        if (seconds := monotonic() - started) > HELD_SECONDS:
+            service.name_held(
+                "the app", seconds, f" by {env['REQUEST_METHOD']} {env['PATH_INFO']!r}"
+            )
         if type(result) is tuple:
             self.answer(result)
         elif inspect.isawaitable(result):

@@ -10,13 +10,14 @@ import inspect
 from collections import deque
 from collections.abc import Callable
 from threading import get_ident
+from time import monotonic
 from typing import Any, ClassVar, Final, cast
 
 from iodine_aio.clock import NEVER
 from iodine_aio.errors import UsageError
 from iodine_aio.logs import error_log
 from iodine_aio.protocols.callbacks import PooledCallbacks, call_on_close, drained_callback, in_pool
-from iodine_aio.protocols.service import Service
+from iodine_aio.protocols.service import HELD_SECONDS, Service
 from iodine_aio.protocols.writing import CLOSED, CLOSING, OPEN, Writing
 from iodine_aio.wire.environ import Env
 
@@ -262,6 +263,7 @@ class Connection(Writing):
     # Callbacks, one at a time.
 
     def _call(self, function: Callable[..., Any], *args: Any) -> None:
+        handler, started = self.handler, monotonic()
         try:
             result = function(*args)
         except KeyboardInterrupt:
@@ -269,6 +271,8 @@ class Connection(Writing):
         except BaseException as error:
             self.fail(error)
             return
+        if (seconds := monotonic() - started) > HELD_SECONDS:
+            self.service.name_held(type(handler).__name__, seconds)
         if result is not None:
             self._follow(result)
 

@@ -135,7 +135,7 @@ class Responding(asyncio.Protocol):
             self.service.clock.date_line[6:-2],
             status,
             size,
-            time.perf_counter() - self._started,
+            time.monotonic() - self._started,
         )
         self._started = 0.0
 

@@ -1,9 +1,10 @@
 """A WebSocket: messages, pings, the closing handshake (RFC 6455, sections 5 to 7)."""
 
+from time import monotonic
 from typing import Any, Final
 
 from iodine_aio.protocols.connection import Connection, open_websockets
-from iodine_aio.protocols.service import Service
+from iodine_aio.protocols.service import HELD_SECONDS, Service
 from iodine_aio.protocols.writing import CLOSED, OPEN, bytes_of, half_close
 from iodine_aio.wire.environ import Env
 from iodine_aio.wire.frames import (
@@ -42,6 +43,7 @@ class WebSocketProtocol(Connection):
         return encode_frame(TEXT if isinstance(data, str) else BINARY, bytes_of(data))
 
     def receive(self, data: bytes) -> int:
+        started = monotonic()
         reader = self._reader
         events = reader.feed(data)
         for opcode, payload in events:
@@ -70,6 +72,9 @@ class WebSocketProtocol(Connection):
             code = reader.failure.close_code
             assert code is not None
             self.close(code, str(reader.failure))
+        # Of all messages of a read together: the others wait for all of them.
+        if (seconds := monotonic() - started) > HELD_SECONDS:
+            self.service.name_held(type(self.handler).__name__, seconds)
         return len(events)
 
     def begin_close(self, code: int, reason: str) -> None:
