@@ -1,5 +1,9 @@
 """Threads for what blocks, made as they are needed.
 
+One thread is called at a time, the last that fell idle, and calls the next if it finds
+more to do than for itself: short jobs are then done by few threads, which do not contend
+for the interpreter, and jobs that wait still get a thread each.
+
 The threads are daemons: a job that never ends cannot keep a stopped process alive.
 """
 
@@ -26,11 +30,12 @@ class Pool:
     def __init__(self, size: int, name: str = "iodine") -> None:
         self._size: Final = size
         self._name: Final = name
-        self._jobs: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
-        self._changed: Final = threading.Condition()
-        self._threads: list[threading.Thread] = []
         self._numbers: Final = itertools.count()
-        self._idle = 0
+        self._lock: Final = threading.Lock()
+        self._jobs: Final[deque[tuple[Callable[..., object], tuple[Any, ...]]]] = deque()
+        self._threads: Final[set[threading.Thread]] = set()
+        self._idle: Final[list[threading.Lock]] = []  # one to release for each idle thread
+        self._calling = False  # a thread was called, and has not looked for jobs yet
         self._lent = 0
         self._closed = False
 
@@ -40,72 +45,92 @@ class Pool:
         Raises:
             UsageError: the pool was closed.
         """
-        with self._changed:
+        with self._lock:
             if self._closed:
                 raise UsageError("the server has stopped: its pool takes no more jobs")
             self._jobs.append((function, args))
-            if self._idle >= len(self._jobs):
-                self._changed.notify()
-            else:
-                self._grow()
-
-    def _grow(self) -> None:
-        if len(self._threads) - self._lent < self._size:
-            name = f"{self._name}-{next(self._numbers)}"
-            thread = threading.Thread(target=self._work, name=name, daemon=True)
-            self._threads.append(thread)
-            thread.start()
-
-    def lend_thread(self) -> bool:
-        """Is called in a thread that waits for something else than work.
-
-        Another may take its place until `return_thread`. False if too many are lent.
-        """
-        with self._changed:
-            if self._lent >= self._size * MAX_LENT:
-                return False
-            self._lent += 1
-            if self._idle < len(self._jobs):
-                self._grow()
-            return True
-
-    def return_thread(self) -> None:
-        """The thread works again; another one ends when it is not needed."""
-        with self._changed:
-            self._lent -= 1
+            if not self._calling:
+                self._call_thread()
 
     @property
     def waiting(self) -> int:
         """How many jobs no thread has taken up yet."""
         return len(self._jobs)
 
+    def lend_thread(self) -> bool:
+        """Is called in a thread that waits for something else than work.
+
+        Another may take its place until `return_thread`. False if too many are lent.
+        """
+        with self._lock:
+            if self._lent >= self._size * MAX_LENT:
+                return False
+            self._lent += 1
+            if self._jobs and not self._calling:
+                self._call_thread()
+            return True
+
+    def return_thread(self) -> None:
+        """The thread works again; another one ends when it is not needed."""
+        with self._lock:
+            self._lent -= 1
+
     def close(self) -> None:
         """Takes no more jobs; those that were taken are still done."""
-        with self._changed:
+        with self._lock:
             self._closed = True
-            self._changed.notify_all()
+            while self._idle:
+                self._idle.pop().release()
 
     @property
     def finished(self) -> bool:
         """True once the pool is closed and every job was done."""
-        with self._changed:
-            return self._closed and not self._jobs and self._idle == len(self._threads)
+        return self._closed and not self._threads
+
+    def _call_thread(self) -> None:
+        if self._idle:
+            self._calling = True
+            self._idle.pop().release()
+        elif len(self._threads) - self._lent < self._size:
+            self._calling = True
+            name = f"{self._name}-{next(self._numbers)}"
+            thread = threading.Thread(target=self._work, name=name, daemon=True)
+            self._threads.add(thread)
+            try:
+                thread.start()
+            except RuntimeError:  # the system has no more: those that there are have to do
+                self._threads.discard(thread)
+                self._calling = False
+                if not self._threads:
+                    self._jobs.pop()
+                    raise
 
     def _work(self) -> None:
+        bell = threading.Lock()
+        bell.acquire()
+        called = True
         while True:
-            with self._changed:
-                if len(self._threads) - self._lent > self._size:
-                    self._threads.remove(threading.current_thread())
-                    return
-                self._idle += 1
-                while not self._jobs:
-                    if self._closed:
+            job = None
+            with self._lock:
+                if called:
+                    called = self._calling = False
+                surplus = len(self._threads) - self._lent > self._size
+                if self._jobs and not surplus:
+                    job = self._jobs.popleft()
+                if self._jobs and not self._calling:
+                    self._call_thread()
+                if job is None:
+                    if surplus or self._closed:
+                        self._threads.discard(threading.current_thread())
                         return
-                    self._changed.wait()
-                self._idle -= 1
-                function, args = self._jobs.popleft()
+                    self._idle.append(bell)
+            if job is None:
+                bell.acquire()
+                called = True
+                continue
+            function, args = job
             try:
                 function(*args)
             except BaseException as error:  # the thread has other jobs to do
                 error_log.error("a job in the pool raised: %r", function, exc_info=error)
-            del function, args  # an idle thread must not keep the last job's objects alive
+            del function, args, job  # an idle thread must not keep the last job's objects alive

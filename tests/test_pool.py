@@ -129,3 +129,81 @@ def test_unused_pool_is_finished_once_closed():
     pool.close()
 
     assert pool.finished
+
+
+def test_lent_thread_is_replaced_while_it_waits():
+    """A pool of one does another job meanwhile, and is one thread again afterwards."""
+    pool = Pool(1, "test-lent")
+    others_done, done = threading.Event(), threading.Event()
+
+    def wait_for_another_job() -> None:
+        assert pool.lend_thread()
+        assert others_done.wait(10)
+        pool.return_thread()
+
+    pool.submit(wait_for_another_job)
+    pool.submit(others_done.set)
+    assert others_done.wait(10)
+    pool.submit(done.set)
+    assert done.wait(10)
+    threads = [t for t in threading.enumerate() if t.name.startswith("test-lent")]
+    pool.close()
+    for thread in threads:
+        thread.join(10)
+
+    assert pool.finished
+    assert not [t for t in threading.enumerate() if t.name.startswith("test-lent")]
+
+
+def test_no_more_threads_are_lent_than_allowed():
+    """Those beyond count as working."""
+    pool = Pool(1)
+    lent = [pool.lend_thread() for _ in range(6)]
+    pool.return_thread()
+
+    assert lent == [True] * 4 + [False] * 2
+    assert pool.lend_thread()
+
+
+def test_idle_threads_are_called_last_come_first_served():
+    """The one that worked last does the next short job: its memory is warm."""
+    pool = Pool(3)
+    names: list[str] = []
+    barrier = threading.Barrier(4, timeout=10)
+    for _ in range(3):
+        pool.submit(barrier.wait)
+    barrier.wait()
+    for _ in range(10):
+        done = threading.Event()
+
+        def job(done: threading.Event = done) -> None:
+            names.append(threading.current_thread().name)
+            done.set()
+
+        while len(pool._idle) < 3:
+            pass
+        pool.submit(job)
+        assert done.wait(10)
+    pool.close()
+
+    assert len(set(names)) == 1
+
+
+def test_pool_that_gets_no_thread_says_so(monkeypatch: pytest.MonkeyPatch):
+    """The job is not kept: nobody would ever do it."""
+    pool = Pool(1)
+
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as context:
+        context.setattr(threading.Thread, "start", start)
+        with pytest.raises(RuntimeError):
+            pool.submit(print)
+    waiting = pool.waiting
+    done = threading.Event()
+    pool.submit(done.set)
+
+    assert waiting == 0
+    assert done.wait(10)
+    pool.close()

@@ -10,6 +10,11 @@ import aiohttp
 import pytest
 
 import iodine_aio
+from iodine_aio.apps.threads import ThreadedBody
+from iodine_aio.errors import ClientGoneError
+from iodine_aio.protocols.service import Service
+from iodine_aio.settings import Settings
+from tests.clients import connect, read_response, reset
 
 name: ContextVar[str] = ContextVar("name", default="nobody")
 
@@ -269,3 +274,154 @@ async def test_stop_waits_for_the_request_in_its_thread():
         await stop
 
     assert text == "whole"
+
+
+async def test_response_that_is_whole_comes_back_by_one_hop(monkeypatch: pytest.MonkeyPatch):
+    """Nothing of it is handed over twice."""
+    posted: list[str] = []
+    post = Service.post
+
+    def count(self: Service, function: Any, *args: Any) -> bool:
+        posted.append(function.__name__)
+        return post(self, function, *args)
+
+    monkeypatch.setattr(Service, "post", count)
+    answer = await fetch(lambda env: (200, {}, ["one ", "hop"]))
+
+    assert answer == (200, b"one hop")
+    assert posted == ["_settle"]
+
+
+def test_results_of_many_threads_wake_the_loop_once():
+    """It reads all of them when it comes to it."""
+    woken: list[Any] = []
+    seen: list[int] = []
+
+    class Loop:
+        def call_soon_threadsafe(self, function: Any) -> None:
+            woken.append(function)
+
+    service = Service(None, Settings())
+    service.loop = Loop()  # type: ignore[assignment]
+    for number in range(100):
+        service.post(seen.append, number)
+    for function in woken:
+        function()
+
+    assert len(woken) == 1
+    assert seen == list(range(100))
+
+
+@pytest.mark.slow
+async def test_thread_that_never_ends_does_not_hang_the_stop(caplog: pytest.LogCaptureFixture):
+    """It is left behind when its time is up; its client is cut off."""
+    begun = asyncio.Event()
+    go = threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def app(env: dict[str, Any]) -> Any:
+        loop.call_soon_threadsafe(begun.set)
+        go.wait(30)
+        return 200, {}, ""
+
+    async with aiohttp.ClientSession() as session:
+        server = iodine_aio.serve(app, port=0, threads=1)
+        request = asyncio.create_task(session.get(server.url))
+        await begun.wait()
+        await server.stop(timeout=0.05)
+        with pytest.raises(aiohttp.ClientError):
+            await request
+    finished = server._service.pool.finished
+    go.set()
+
+    assert not finished
+    assert "1 connections" in caplog.text
+
+
+async def test_request_whose_client_has_gone_is_not_begun():
+    """While it waited for a thread."""
+    go = threading.Event()
+    seen: list[str] = []
+
+    def app(env: dict[str, Any]) -> Any:
+        seen.append(env["PATH_INFO"])
+        assert go.wait(10)
+        return 200, {}, ""
+
+    async with (
+        iodine_aio.serve(app, port=0, threads=1) as server,
+        connect(server) as (first, writer),
+    ):
+        writer.write(b"GET /first HTTP/1.1\r\nHost: a\r\n\r\n")
+        async with connect(server) as (_, gone):
+            gone.write(b"GET /gone HTTP/1.1\r\nHost: a\r\n\r\n")
+            while not (seen and server._service.pool.waiting):
+                await asyncio.sleep(0)
+            reset(gone)
+            while len(server.connections) > 1:
+                await asyncio.sleep(0)
+        go.set()
+        status, _, _ = await read_response(first)
+
+    assert (status, seen) == (200, ["/first"])
+
+
+class Waiting:
+    """A pool whose threads are all lent, and that has `waiting` jobs."""
+
+    def __init__(self, waiting: int) -> None:
+        self._waiting = waiting
+        self.asked = threading.Event()
+
+    @property
+    def waiting(self) -> int:
+        self.asked.set()
+        return self._waiting
+
+    def lend_thread(self) -> bool:
+        return False
+
+
+class Desk:
+    """A host that does nothing with its mail."""
+
+    def __init__(self, pool: Any) -> None:
+        self.pool = pool
+
+    def post(self, function: Any, *args: Any) -> bool:
+        return True
+
+
+def test_client_that_reads_too_slowly_is_dropped_where_others_wait():
+    """A thread that makes no progress in `send_timeout` is wanted elsewhere."""
+    settings = Settings(send_timeout=0.01, soft_limit_bytes=10, hard_limit_bytes=10)
+    body = ThreadedBody(Desk(Waiting(1)), settings)  # type: ignore[arg-type]
+    body.write(b"x" * 11)
+
+    with pytest.raises(ClientGoneError, match="slow client was dropped"):
+        body.write(b"y")
+
+
+def test_client_may_read_slowly_where_nobody_waits():
+    """Its thread waits until it has read, or gone."""
+    settings = Settings(send_timeout=0.01, soft_limit_bytes=10, hard_limit_bytes=10)
+    pool = Waiting(0)
+    body = ThreadedBody(Desk(pool), settings)  # type: ignore[arg-type]
+    body.write(b"x" * 11)
+    raised: list[BaseException] = []
+
+    def write() -> None:
+        try:
+            body.write(b"y")
+        except ClientGoneError as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    assert pool.asked.wait(10)  # a period has passed
+    body.close()
+    thread.join(10)
+
+    assert [str(error) for error in raised] == [
+        "the client went away in the middle of its response"
+    ]
