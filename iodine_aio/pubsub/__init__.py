@@ -1,0 +1,1 @@
+"""Channels: who listens to them, and how messages travel."""
