@@ -47,7 +47,7 @@ class ASGILifespan:
     async def stop(self) -> None:
         """Lets the app shut down."""
         task = self._task
-        if task is None or not self._started.done() or self._started.exception() is not None:
+        if task is None or not self._started.done() or self._failed:
             return
         self._stopping.set()
         await asyncio.wait([task], timeout=self._timeout or None)
@@ -55,6 +55,10 @@ class ASGILifespan:
             error_log.warning("the app's shutdown was cut after %g seconds", self._timeout)
             task.cancel()
             await asyncio.wait([task], timeout=1)
+
+    @property
+    def _failed(self) -> bool:
+        return self._started.done() and self._started.exception() is not None
 
     async def _run(self) -> None:
         scope = {
@@ -70,7 +74,7 @@ class ASGILifespan:
             if not self._started.done():
                 if self._asked and self._supported:
                     self._fail(f"the app's startup raised {type(error).__name__}: {error}", error)
-            elif self._started.exception() is None:
+            elif not self._failed:
                 error_log.error("the app's lifespan raised", exc_info=error)
         if not self._started.done():
             self._started.set_result(None)
@@ -84,6 +88,8 @@ class ASGILifespan:
         if not self._asked:
             self._asked = True
             return {"type": "lifespan.startup"}
+        if self._failed and self._task is not None:
+            self._task.cancel()  # it would wait for ever: who did not start is not shut down
         await self._stopping.wait()
         return {"type": "lifespan.shutdown"}
 

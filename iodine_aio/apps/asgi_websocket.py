@@ -59,7 +59,7 @@ class WebSocketSession:
         self._told = False  # that it may connect
         self._waiting: deque[str | bytes] = deque()
         self._waiting_bytes = 0
-        self._arrived: asyncio.Future[None] | None = None  # what `receive` waits for
+        self._receivers: list[asyncio.Future[None]] = []
         self._room: asyncio.Future[None] | None = None  # what the client waits for
         self._opened: asyncio.Future[None] | None = None  # what an accepting app waits for
         self._sent = 0
@@ -124,9 +124,9 @@ class WebSocketSession:
                     "code": self._code,
                     "reason": self._reason,
                 }
-            if self._arrived is None or self._arrived.done():
-                self._arrived = asyncio.get_running_loop().create_future()
-            await asyncio.shield(self._arrived)
+            receiver = asyncio.get_running_loop().create_future()
+            self._receivers.append(receiver)
+            await receiver
         data = self._waiting.popleft()
         self._waiting_bytes -= len(data)
         if self._room is not None and not self._full:
@@ -145,8 +145,10 @@ class WebSocketSession:
             room.set_result(None)
 
     def _wake(self) -> None:
-        if self._arrived is not None and not self._arrived.done():
-            self._arrived.set_result(None)
+        for receiver in self._receivers:
+            if not receiver.done():
+                receiver.set_result(None)
+        self._receivers.clear()
 
     # What the app sends.
 
