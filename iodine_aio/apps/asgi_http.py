@@ -7,7 +7,7 @@ stream. Nothing here waits on more than it has to.
 import asyncio
 import os
 import stat
-from typing import Any, ClassVar, Final, Protocol
+from typing import Any, Final, Protocol
 
 from iodine_aio.apps.asgi_scope import (
     ASGIApp,
@@ -19,10 +19,13 @@ from iodine_aio.apps.asgi_scope import (
 )
 from iodine_aio.errors import ClientGoneError, UsageError
 from iodine_aio.logs import error_log
+from iodine_aio.replies import Reply
 from iodine_aio.wire.environ import Env
 from iodine_aio.wire.segments import FileBody
 
 MAX_UNWANTED_BYTES: Final = 64 * 1024  # that an app may send where the response has no body
+
+_TYPES: Final = ("http.response.start", "http.response.body")
 
 _START: Final = 0  # what an app sends next: the response's start
 _BODY: Final = 1  # all of the body, or the first of it
@@ -50,39 +53,46 @@ class Stream(Protocol):
 class StreamedBody:
     """A body in several messages: the connection calls it with a stream.
 
-    It has no task: the app's own writes, and the future that is returned ends it.
+    It has no task: the app's own calls write it, and the future that is returned keeps the
+    response open, unless it breaks it off.
     """
 
-    __slots__ = ("_end", "_first", "_opened", "_stream", "_unwanted", "_wanted")
+    __slots__ = ("_end", "_first", "_opened", "_settled", "_stream", "_unwanted", "_wanted")
 
     def __init__(self, first: bytes, wanted: bool) -> None:
-        loop = asyncio.get_running_loop()
         self._first = first
         self._wanted = wanted
         self._unwanted = 0
         self._stream: Stream | None = None
-        self._opened: asyncio.Future[None] = loop.create_future()
-        self._end: asyncio.Future[None] = loop.create_future()
+        self._settled = False  # the connection has decided what becomes of it
+        self._opened: asyncio.Future[None] | None = None
+        self._end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def __call__(self, stream: Stream) -> "asyncio.Future[None]":
         self._stream = stream
         if self._first:
             stream.write(self._first)
-        self._wake()
+        self._settle()
         return self._end
 
     def close(self) -> None:
         """Nobody takes anything of it, or any more."""
-        self._wake()
+        self._settle()
 
-    def _wake(self) -> None:
-        if not self._opened.done():
+    def _settle(self) -> None:
+        self._settled = True
+        if self._opened is not None and not self._opened.done():
             self._opened.set_result(None)
 
     async def open(self) -> None:
         """Waits until the first of it was taken."""
-        await self._opened
-        await self._drain(len(self._first))
+        if not self._settled:
+            self._opened = asyncio.get_running_loop().create_future()
+            await self._opened
+        if self._stream is None:
+            await self._drop(len(self._first))
+        elif not await self._stream.drain():
+            raise _gone()
 
     async def write(self, data: bytes, more: bool) -> None:
         """Sends `data`, and waits until the client takes more, or ends the body.
@@ -91,22 +101,20 @@ class StreamedBody:
             ClientGoneError: the client has left.
         """
         stream = self._stream
-        if stream is not None:
-            if stream.closed:
-                raise ClientGoneError("the client went away in the middle of its response")
-            if data:
-                stream.write(data)
-            if not more:
-                stream.close()
-                return
-        if more:
-            await self._drain(len(data))
-
-    async def _drain(self, size: int) -> None:
-        if self._stream is not None:
-            if not await self._stream.drain():
-                raise ClientGoneError("the client went away in the middle of its response")
+        if stream is None:
+            if more:
+                await self._drop(len(data))
             return
+        if stream.closed:
+            raise _gone()
+        if data:
+            stream.write(data)
+        if not more:
+            stream.close()
+        elif not await stream.drain():
+            raise _gone()
+
+    async def _drop(self, size: int) -> None:
         if self._wanted:
             raise ClientGoneError("the response could not be sent")
         # An answer to HEAD, for instance: what does not end by itself is ended here.
@@ -123,65 +131,49 @@ class StreamedBody:
         return True
 
 
-class Response:
+def _gone() -> ClientGoneError:
+    return ClientGoneError("the client went away before the end of its response")
+
+
+class Response(Reply):
     """A response, put together from messages.
 
     Args:
+        types: of its messages, the one that starts it and those of its body.
         method: of the request.
-
-    Attributes:
-        START, BODY: types of its messages.
-        result: `(status, headers, body)`, or what the app raised instead.
     """
 
-    __slots__ = ("_body", "_fields", "_future", "_method", "_next", "_status", "result")
+    __slots__ = ("_body", "_fields", "_method", "_next", "_status", "_types")
 
-    START: ClassVar[str] = "http.response.start"
-    BODY: ClassVar[str] = "http.response.body"
-
-    def __init__(self, method: str) -> None:
+    def __init__(self, types: tuple[str, str], method: str) -> None:
+        super().__init__()
+        self._types = types
         self._method = method
         self._next = _START
         self._status: Any = None
         self._fields: list[tuple[str, str]] = []
         self._body: StreamedBody | None = None
-        self._future: asyncio.Future[Any] | None = None
-        self.result: Any = None
 
-    def wait(self) -> Any:
-        """What is to be answered: `(status, headers, body)`, or a future of it.
+    def answer(self) -> Any:
+        """`(status, headers, body)`, or, while it is not known, this reply.
 
         Raises:
             Exception: whatever the app raised.
         """
-        result = self.result
-        if result is None:
-            self._future = asyncio.get_running_loop().create_future()
-            return self._future
-        if isinstance(result, BaseException):
-            raise result
-        return result
+        if self._error is not None:
+            raise self._error
+        return self if self._result is None else self._result
 
     @property
     def complete(self) -> bool:
         """True once the app has sent the last of it."""
         return self._next == _NOTHING
 
-    @property
-    def lost(self) -> bool:
-        """True if the client left before the response began."""
-        return self._future is not None and self._future.cancelled()
-
     def settle(self, result: Any) -> bool:
         """Answers; False if nobody waits for it any more."""
-        if self.result is not None or self.lost:
+        if self._result is not None or self.done():
             return False
-        self.result = result
-        if self._future is not None:
-            if isinstance(result, BaseException):
-                self._future.set_exception(result)
-            else:
-                self._future.set_result(result)
+        self.set_result(result)
         return True
 
     async def send(self, message: Message) -> None:
@@ -193,9 +185,9 @@ class Response:
         """
         kind = message["type"]
         expected = self._next
-        if expected == _BODY and kind == self.BODY:
-            if self.lost:
-                raise ClientGoneError("the client went away before its response")
+        if self._cancelled and expected <= _BODY:
+            raise _gone()
+        if expected == _BODY and kind == self._types[1]:
             if message.get("more_body"):
                 self._next = _MORE
                 wanted = self._method != "HEAD" and self._status not in (204, 304)
@@ -205,27 +197,22 @@ class Response:
             else:
                 self._next = _NOTHING
                 self.settle((self._status, self._fields, message.get("body", b"")))
-        elif expected == _START and kind == self.START:
-            if self.lost:
-                raise ClientGoneError("the client went away before its response")
+        elif expected == _START and kind == self._types[0]:
             self._fields = read_fields(message)
             self._status = message["status"]
             self._next = _BODY
-        elif expected == _MORE and kind == self.BODY:
+        elif expected == _MORE and kind == self._types[1]:
             more = bool(message.get("more_body"))
             if not more:
                 self._next = _NOTHING
             assert self._body is not None
             await self._body.write(message.get("body", b""), more)
         elif expected == _BODY and kind == "http.response.pathsend":
-            if self.lost:
-                raise ClientGoneError("the client went away before its response")
-            body_of_file = open_file(message["path"])
+            file = open_file(message["path"])
             self._next = _NOTHING
-            if not self.settle((self._status, self._fields, body_of_file)):
-                body_of_file.close()
+            self.settle((self._status, self._fields, file))
         else:
-            raise misplaced(message, (self.START, self.BODY, self.BODY, "nothing")[expected])
+            raise misplaced(message, (*self._types, self._types[1], "nothing")[expected])
 
     def fail(self, error: BaseException) -> None:
         """The app raised: answered by 500, or broken off; logged once."""
@@ -237,7 +224,10 @@ class Response:
         """Ends what is not complete; False if nobody waits for it any more."""
         if self._next == _MORE and self._body is not None:
             return self._body.fail(error)
-        return self.settle(error)
+        if self.done():
+            return False
+        self.set_exception(error)
+        return True
 
 
 def open_file(path: str) -> FileBody:
@@ -267,11 +257,11 @@ class Exchange:
     def __init__(self, env: Env) -> None:
         self._incoming = env["iodine_aio.body"]
         self._taken = False  # all of the request
-        self._response = Response(env["REQUEST_METHOD"])
+        self._response = Response(_TYPES, env["REQUEST_METHOD"])
 
     def response(self) -> Any:
-        """`(status, headers, body)`, or a future of it."""
-        return self._response.wait()
+        """`(status, headers, body)`, or a reply that will have it."""
+        return self._response.answer()
 
     async def run(self, app: ASGIApp, scope: Scope) -> None:
         """Awaits the app to its end; raises nothing but what ends a task."""

@@ -24,6 +24,8 @@ MAX_WAITING_BYTES: Final = 64 * 1024
 MAX_PENDING_BYTES: Final = 64 * 1024  # that the client has not taken, before `send` waits
 MAX_TURN: Final = 64  # messages sent before others get their turn
 
+_TYPES: Final = ("websocket.http.response.start", "websocket.http.response.body")
+
 _OFFERED: Final = 0
 _OPEN: Final = 1
 _REFUSING: Final = 2  # by a response of the app's own
@@ -31,13 +33,22 @@ _CLOSED: Final = 3  # by the app
 _LOST: Final = 4  # by the client, or by the server
 
 
-class _Denial(Response):
-    """A response of the app's own that refuses (ASGI, "Websocket Denial Response")."""
+class _Answer(Response):
+    """What the handshake is answered by: the 101, or a response of the app's own.
 
-    __slots__ = ()
+    ASGI, "Websocket Denial Response".
+    """
 
-    START = "websocket.http.response.start"
-    BODY = "websocket.http.response.body"
+    __slots__ = ("_session",)
+
+    def __init__(self, session: "WebSocketSession") -> None:
+        super().__init__(_TYPES, "GET")
+        self._session = session
+
+    def cancel(self) -> None:
+        """The client has left."""
+        super().cancel()
+        self._session.say_refused()
 
 
 class WebSocketSession:
@@ -54,7 +65,7 @@ class WebSocketSession:
     def __init__(self, env: Env, host: Host) -> None:
         self._env: Env | None = env
         self._host = host
-        self._response = _Denial("GET")
+        self._response = _Answer(self)
         self._state = _OFFERED
         self._told = False  # that it may connect
         self._waiting: deque[str | bytes] = deque()
@@ -69,15 +80,8 @@ class WebSocketSession:
     # The app's task.
 
     def response(self) -> Any:
-        """`(status, headers, body)`, or a future of it."""
-        result = self._response.wait()
-        if isinstance(result, asyncio.Future):
-            result.add_done_callback(self._answered)
-        return result
-
-    def _answered(self, response: "asyncio.Future[Any]") -> None:
-        if response.cancelled():
-            self._lose(1006, "")
+        """`(status, headers, body)`, or a reply that will have it."""
+        return self._response.answer()
 
     async def run(self, app: ASGIApp, scope: Scope) -> None:
         """Awaits the app to its end; raises nothing but what ends a task."""
@@ -241,8 +245,8 @@ class WebSocketSession:
         self._lose(code, reason)
 
     def say_refused(self) -> None:
-        """The server does not let the app accept."""
-        if self._state == _OFFERED:
+        """The server does not let the app accept, or the client has left before."""
+        if self._state in (_OFFERED, _REFUSING):
             self._lose(1006, "")
 
     def _lose(self, code: int, reason: str) -> None:

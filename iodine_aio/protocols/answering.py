@@ -34,6 +34,7 @@ from iodine_aio.protocols.upgrade import (
     make_successor,
     refuse_websocket,
 )
+from iodine_aio.replies import Reply
 from iodine_aio.wire.environ import Env
 from iodine_aio.wire.response import (
     Framing,
@@ -58,7 +59,7 @@ class Answering(Responding):
         self._offer: Offer | None = None
         self._successor: Successor | None = None
         self._sender: Sender | None = None
-        self._task: asyncio.Future[Any] | None = None
+        self._task: asyncio.Future[Any] | Reply | None = None
 
     def request_answered(self) -> None:
         """The connection is free for its next request, or leaves, or ends."""
@@ -90,14 +91,17 @@ class Answering(Responding):
             )
         if type(result) is tuple:
             self.answer(result)
-        elif inspect.isawaitable(result):
+        elif isinstance(result, Reply) or inspect.isawaitable(result):
             self._wait_for(result)
         else:
             self.answer(result)
 
     def _wait_for(self, result: Awaitable[Any]) -> None:
-        task: asyncio.Future[Any]
-        task = result if isinstance(result, asyncio.Future) else self.service.start_task(result)
+        task: asyncio.Future[Any] | Reply
+        if isinstance(result, (Reply, asyncio.Future)):
+            task = result
+        else:
+            task = self.service.start_task(result)
         if task.done():
             self._take_result(task)
         else:
@@ -107,7 +111,7 @@ class Answering(Responding):
                 self._task = task
             task.add_done_callback(self._task_done)
 
-    def _task_done(self, task: "asyncio.Future[Any]") -> None:
+    def _task_done(self, task: "asyncio.Future[Any] | Reply") -> None:
         if self._task is not task:  # its client is gone, or was refused
             if not task.cancelled():
                 self._take_result(task)
@@ -118,7 +122,7 @@ class Answering(Responding):
         if not self._in_turn:
             self.flush()
 
-    def _take_result(self, task: "asyncio.Future[Any]") -> None:
+    def _take_result(self, task: "asyncio.Future[Any] | Reply") -> None:
         if task.cancelled():
             self.fail(asyncio.CancelledError("the app cancelled itself"))
         elif (error := task.exception()) is not None:

@@ -7,7 +7,7 @@ from typing import Any, Final, cast
 
 from iodine_aio.errors import UsageError
 from iodine_aio.logs import error_log
-from iodine_aio.protocols.sending import Outlet, TaskSender, close_body
+from iodine_aio.protocols.sending import TURN_BYTES, Outlet, TaskSender, close_body
 from iodine_aio.protocols.service import Service
 from iodine_aio.protocols.writing import bytes_of
 from iodine_aio.wire.response import Framing
@@ -146,7 +146,10 @@ class StreamSender(TaskSender):
             if self._waiter is None or self._waiter.done():
                 self._waiter = self._outlet.service.loop.create_future()
             await asyncio.shield(self._waiter)
-        await asyncio.sleep(0)  # a writer that never waits must not keep the loop to itself
+        if self._turn > TURN_BYTES:
+            # A writer that never waits must not keep the loop to itself.
+            self._turn = 0
+            await asyncio.sleep(0)
         return not self.closed
 
     def _followed(self, future: "asyncio.Future[Any]") -> None:
@@ -192,6 +195,7 @@ class StreamSender(TaskSender):
             if not service.post(self._put_posted, data):
                 return False
         else:
+            self._turn += len(data) + TURN_BYTES // 256  # an empty piece costs time, too
             outlet.put(self.framing.encode(data))
             outlet.flush()
         return pending <= service.settings.soft_limit_bytes

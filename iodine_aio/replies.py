@@ -1,0 +1,67 @@
+"""A response that is still to come, without a turn of the loop between app and client.
+
+A future tells those who wait in the loop's next turn, and costs one. Here the one who
+waits is told at once, within the call that answers.
+"""
+
+from collections.abc import Callable, Generator
+from typing import Any
+
+
+class Reply:
+    """What an app may return instead of an awaitable of `(status, headers, body)`.
+
+    It looks like a future of asyncio, as far as a connection asks.
+    """
+
+    __slots__ = ("_cancelled", "_error", "_listener", "_result")
+
+    def __init__(self) -> None:
+        self._result: Any = None
+        self._error: BaseException | None = None
+        self._cancelled = False
+        self._listener: Callable[[Any], object] | None = None
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        raise NotImplementedError("a reply is not awaited, its listener is called")
+
+    def add_done_callback(self, listener: Callable[[Any], object]) -> None:
+        """Calls `listener(self)` when it is there; there can be one."""
+        self._listener = listener
+
+    def set_result(self, result: Any) -> None:
+        """Answers."""
+        self._result = result
+        self._tell()
+
+    def set_exception(self, error: BaseException) -> None:
+        """There will be no answer."""
+        self._error = error
+        self._tell()
+
+    def cancel(self) -> None:
+        """Nobody wants it any more."""
+        if not self.done():
+            self._cancelled = True
+            self._tell()
+
+    def _tell(self) -> None:
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener(self)
+
+    def done(self) -> bool:
+        """True if it is there, or will never be."""
+        return self._result is not None or self._error is not None or self._cancelled
+
+    def cancelled(self) -> bool:
+        """True if nobody wanted it any more."""
+        return self._cancelled
+
+    def exception(self) -> BaseException | None:
+        """What was raised instead."""
+        return self._error
+
+    def result(self) -> Any:
+        """The answer."""
+        return self._result
