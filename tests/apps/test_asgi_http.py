@@ -208,7 +208,7 @@ async def test_pipelined_requests_are_answered_in_order():
 
 
 async def test_head_gets_no_body():
-    """The length stays, for one piece and for a FileBody."""
+    """The length stays, and nothing follows."""
     answer = await ask(sending(START, piece(b"hello", False)), HEAD)
 
     assert (answer.fields["content-length"], answer.body) == ("5", b"")
