@@ -1,5 +1,6 @@
 """HTTP, WebSocket and raw TCP behind one callable, inside your asyncio program or alone."""
 
+from iodine_aio.channels import Messages, publish, subscribe, unsubscribe
 from iodine_aio.errors import (
     IodineError,
     LoadError,
@@ -11,6 +12,7 @@ from iodine_aio.errors import (
 from iodine_aio.lifecycle import Timer, defer, on_state, run_after, run_every
 from iodine_aio.loop import Loop, new_event_loop
 from iodine_aio.protocols.handlers import Protocol, WebSocket
+from iodine_aio.pubsub.broker import Message, Subscription
 from iodine_aio.server import Server
 from iodine_aio.serving import listen, serve
 from iodine_aio.settings import Settings
@@ -30,12 +32,15 @@ __all__ = [
     "IodineError",
     "LoadError",
     "Loop",
+    "Message",
+    "Messages",
     "Protocol",
     "ProtocolError",
     "ResponseError",
     "Server",
     "Settings",
     "StartupError",
+    "Subscription",
     "Timer",
     "UsageError",
     "WebSocket",
@@ -46,11 +51,14 @@ __all__ = [
     "new_event_loop",
     "on_state",
     "processes",
+    "publish",
     "run",
     "run_after",
     "run_every",
     "serve",
+    "subscribe",
     "threads",
+    "unsubscribe",
     "workers",
 ]
 

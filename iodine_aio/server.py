@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
-from iodine_aio import lifecycle
+from iodine_aio import channels, lifecycle
 from iodine_aio.apps.application import Lifespan
 from iodine_aio.apps.build import build_app
 from iodine_aio.apps.file_bodies import FileBodies
@@ -177,6 +177,7 @@ class Server:
         service.descriptor_ceiling, service.descriptor_brim, _ = levels
         service.rest = self._listeners.rest
         service.start(loop)
+        service.broker = channels.enter_loop(loop, service.post, self.settings)
         lifecycle.enter_loop(loop)
         try:
             if self._leads:
@@ -288,6 +289,7 @@ class Server:
                 service.access_log.flush()
             if self._leads:
                 await lifecycle.enter_state("on_finish")
+            channels.leave_loop(loop, service.post)
             lifecycle.leave_loop(loop)
             assert self._stopped is not None
             if not self._stopped.done():

@@ -54,6 +54,22 @@ class Settings:
         "`close` or `drop`",
         "past the hard limit: close the connection (WebSocket: 1008), or drop what was written",
     )
+    max_channels: int = _option(
+        100_000,
+        "channels",
+        "with subscribers to so many, one to another raises `UsageError`; patterns count, too",
+    )
+    max_channel_length: int = _option(
+        255, "characters", "a longer name of a channel raises `UsageError`"
+    )
+    max_subscriptions: int = _option(
+        1024, "channels", "a connection that listens to so many gets `UsageError` for another"
+    )
+    max_waiting_messages: int = _option(
+        1024,
+        "messages",
+        "with so many of a subscription not taken by its callback or loop, the next is dropped",
+    )
     keep_alive_timeout: float = _option(
         40.0, "seconds", "an HTTP connection idle for longer is closed"
     )
@@ -131,7 +147,10 @@ class Settings:
                 raise UsageError(f"{option.name} is {value!r}, must be a number")
             if isinstance(value, (int, float)) and not isinstance(value, bool) and value < 0:
                 raise UsageError(f"{option.name} is {value}, must be 0 or more")
-        for name in ("max_head_bytes", "max_message_bytes", "max_message_fragments", "max_waiting"):
+        for name in (
+            *("max_head_bytes", "max_message_bytes", "max_message_fragments", "max_waiting"),
+            *("max_channels", "max_channel_length", "max_subscriptions", "max_waiting_messages"),
+        ):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}, must be 1 or more")
         if self.interface not in ("auto", "iodine", "wsgi", "asgi"):

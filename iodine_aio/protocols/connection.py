@@ -18,7 +18,9 @@ from iodine_aio.errors import UsageError
 from iodine_aio.logs import error_log
 from iodine_aio.protocols.callbacks import PooledCallbacks, call_on_close, drained_callback, in_pool
 from iodine_aio.protocols.service import HELD_SECONDS, Service
+from iodine_aio.protocols.subscriptions import Called, Straight
 from iodine_aio.protocols.writing import CLOSED, CLOSING, OPEN, Writing
+from iodine_aio.pubsub.broker import Message, Subscription
 from iodine_aio.wire.environ import Env
 
 SLICE_BYTES: Final = 16 * 1024  # what is parsed between two looks at the bounds
@@ -44,6 +46,7 @@ class Connection(Writing):
         "_muted",
         "_queue",
         "_reading",
+        "_subscriptions",
         "_task",
         "_unread",
         "callbacks",
@@ -76,12 +79,17 @@ class Connection(Writing):
         self._queue: deque[tuple[Callable[..., Any], tuple[Any, ...]]] | None = None
         self._task: asyncio.Future[Any] | None = None
         self._unread = b""
+        self._subscriptions: dict[tuple[str, bool], Connection | Called] | None = None
         self._listens = callable(getattr(handler, "on_message", None))
 
     # What a kind of connection defines for itself.
 
     def receive(self, data: bytes) -> int:
         """Takes bytes from the peer; returns how many messages they held."""
+        raise NotImplementedError
+
+    def deliver(self, message: Message) -> None:
+        """Sends what was published to a channel; is called in the loop's thread."""
         raise NotImplementedError
 
     def begin_close(self, code: int, reason: str) -> None:
@@ -139,6 +147,7 @@ class Connection(Writing):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._state = CLOSED
+        self._leave_all()
         self.registry.discard(self)
         self.service.connections.discard(self)
         self.deadline = NEVER
@@ -193,6 +202,93 @@ class Connection(Writing):
         else:
             self.service.run(function, args)
 
+    def subscribe(
+        self, channel: str, callback: Callable[[Message], Any] | None, pattern: bool
+    ) -> Subscription:
+        """Sends what is published to `channel`, or calls `callback` with it.
+
+        Raises:
+            UsageError: `channel` is no channel, `callback` cannot be called, or there are
+                too many subscriptions.
+        """
+        service = self.service
+        service.broker.check_channel(channel, pattern)
+        service.broker.check_room(channel, pattern)
+        held = self._subscriptions
+        limit = service.settings.max_subscriptions
+        if held is not None and len(held) >= limit and (channel, pattern) not in held:
+            raise UsageError(
+                f"{limit} subscriptions of one connection already: unsubscribe from some, or"
+                " raise max_subscriptions"
+            )
+        subscription: Subscription
+        if callback is None:
+            subscription = Straight(channel, pattern, self.cancel, self)
+            subscriber: Connection | Called = self
+        elif not callable(callback):
+            raise UsageError(f"callback is {type(callback).__name__}, must be a function")
+        else:
+            if service.callbacks_in_pool:
+                callback = in_pool(service, callback)
+            subscription = subscriber = Called(
+                channel, pattern, callback, self.cancel, self.call_soon, service
+            )
+        if get_ident() != service.thread_id:
+            service.post(self._join, channel, pattern, subscriber)
+        else:
+            self._join(channel, pattern, subscriber)
+        return subscription
+
+    def unsubscribe(self, channel: str | Subscription, pattern: bool) -> None:
+        """Ends a subscription of this connection, if there is one."""
+        if isinstance(channel, Subscription):
+            channel.cancel()
+        elif isinstance(channel, str):
+            self.cancel(channel, pattern, None)
+        else:
+            raise UsageError(
+                f"cannot unsubscribe from {type(channel).__name__}, must be a channel, or what"
+                " subscribe returned"
+            )
+
+    def publish(self, channel: str, data: str | bytes, to_self: bool) -> bool:
+        """Sends `data` to all that listen to `channel`."""
+        message = self.service.broker.make_message(channel, data)
+        return self.service.publish(message, None if to_self else self)
+
+    def cancel(self, channel: str, pattern: bool, subscriber: "Connection | Called | None") -> None:
+        """Ends a subscription, if it is `subscriber`'s; None: whosesoever."""
+        if get_ident() != self.service.thread_id:
+            self.service.post(self.cancel, channel, pattern, subscriber)
+            return
+        held = self._subscriptions
+        found = None if held is None else held.get((channel, pattern))
+        if held is not None and found is not None and subscriber in (None, found):
+            del held[channel, pattern]
+            if isinstance(found, Called):
+                found.ended = True
+            self.service.broker.unsubscribe(channel, self, pattern)
+
+    def _join(self, channel: str, pattern: bool, subscriber: "Connection | Called") -> None:
+        if self._state != OPEN:
+            if isinstance(subscriber, Called):
+                subscriber.ended = True
+            return
+        if self._subscriptions is None:
+            self._subscriptions = {}
+        self.service.broker.subscribe(channel, subscriber, pattern, self)
+        replaced = self._subscriptions.get((channel, pattern))
+        if isinstance(replaced, Called):
+            replaced.ended = True
+        self._subscriptions[channel, pattern] = subscriber
+
+    def _leave_all(self) -> None:
+        held, self._subscriptions = self._subscriptions, None
+        for (channel, pattern), subscriber in (held or {}).items():
+            if isinstance(subscriber, Called):
+                subscriber.ended = True
+            self.service.broker.unsubscribe(channel, self, pattern)
+
     def set_timeout(self, seconds: float) -> None:
         """Changes `timeout`, from now on.
 
@@ -218,6 +314,7 @@ class Connection(Writing):
         """Ends at once."""
         if self._state != CLOSED:
             self._state = CLOSED
+            self._leave_all()
             self.deadline = NEVER
             if self.transport is not None:
                 self.transport.abort()
@@ -257,6 +354,7 @@ class Connection(Writing):
             self._flush()
             assert self.transport is not None
             self._state = CLOSING
+            self._leave_all()
             self._unsent = self.transport.get_write_buffer_size()
             self.deadline = self.service.clock.deadline(self.service.settings.close_timeout)
 
@@ -307,6 +405,13 @@ class Connection(Writing):
             self._go_on()
         else:  # within a callback, perhaps
             self.service.loop.call_soon(self._go_on)
+
+    def call_soon(self, function: Callable[..., Any], *args: Any) -> None:
+        """Calls `function(*args)` in its turn, and not before this call has returned."""
+        if self._queue is None:
+            self._queue = deque()
+            self.service.loop.call_soon(self._go_on)
+        self._queue.append((function, args))
 
     def _wait_turn(self, payload: str | bytes) -> None:
         if self._queue is None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from iodine_aio.errors import UsageError
 from iodine_aio.protocols.connection import Connection, each, open_raw, open_websockets
+from iodine_aio.pubsub.broker import Message, Subscription
 from iodine_aio.wire.environ import Env
 
 _STATE: Final = "_iodine_connection"
@@ -142,23 +143,52 @@ class _Methods:
         """Runs `function(*args)` aside: a plain function in the pool, a coroutine as a task."""
         _connection_of(self).run(function, *args)
 
-    def subscribe(self, channel: str, *_: Any, **__: Any) -> None:
-        """Is refused: this version has no channels.
+    def subscribe(
+        self,
+        channel: str,
+        callback: Callable[[Message], object] | None = None,
+        pattern: bool = False,
+    ) -> Subscription:
+        """Has this connection hear what is published to `channel`, until it ends.
+
+        A second subscription to the same channel takes the place of the first. May be
+        called from any thread.
+
+        Args:
+            channel: a name; with `pattern`, what names may look like: `*` is anything, `?`
+                any character, `[a-z]` one of these, a backslash takes the meaning away.
+            callback: is called with each `Message`, like any callback of this connection;
+                plain or `async def`. Without one the data is sent to the client: a str as
+                text, bytes as binary.
+
+        Returns:
+            What `unsubscribe` takes, and whose `cancel` does the same.
 
         Raises:
-            UsageError: always.
+            UsageError: `channel` is no channel, `callback` cannot be called, or there are
+                too many subscriptions.
         """
-        raise UsageError(f"no channel {channel!r}: channels are not available yet, use each()")
+        return _connection_of(self).subscribe(channel, callback, pattern)
 
-    def publish(self, channel: str, *_: Any, **__: Any) -> None:
-        """Is refused: this version has no channels.
+    def unsubscribe(self, channel: str | Subscription, pattern: bool = False) -> None:
+        """Ends a subscription, named as in `subscribe` or by what that returned."""
+        _connection_of(self).unsubscribe(channel, pattern)
+
+    def publish(self, channel: str, data: str | bytes, to_self: bool = True) -> bool:
+        """Sends `data` to all that listen to `channel`, wherever they are.
+
+        May be called from any thread; those of one thread arrive in their order.
+
+        Args:
+            to_self: False leaves this connection out.
+
+        Returns:
+            False if it was dropped, since other threads publish faster than the loop sends.
 
         Raises:
-            UsageError: always.
+            UsageError: `channel` is no channel, or `data` neither str nor bytes.
         """
-        raise UsageError(f"no channel {channel!r}: channels are not available yet, use each()")
-
-    unsubscribe = subscribe
+        return _connection_of(self).publish(channel, data, to_self)
 
 
 class _WebSocketMethods(_Methods):

@@ -14,6 +14,7 @@ from iodine_aio.errors import UsageError
 from iodine_aio.logs import AccessLog, error_log
 from iodine_aio.pool import Pool
 from iodine_aio.protocols.heads import HeadParser
+from iodine_aio.pubsub.broker import Broker, Message, Subscriber
 from iodine_aio.settings import Settings
 from iodine_aio.wire.environ import Env
 from iodine_aio.wire.response import ResponseHead
@@ -52,6 +53,7 @@ class Service:
             returned a file or named one, with the ranges and conditions of `env` obeyed.
         busy_page: HTML for those that there is no room for, or None.
         block: where blocks of files lie for a moment, on the loop.
+        broker: who listens to which channel; belongs to the loop's thread.
         disk: threads that wait for the disk, apart from those that wait for apps.
         connections: all of them, of every protocol; a connection adds and removes itself.
         template: the part of env that all requests have in common.
@@ -79,6 +81,8 @@ class Service:
         self.disk = Pool(DISK_THREADS, "iodine-disk")
         self.tasks: Final[set[asyncio.Task[Any]]] = set()
         self.heads: Final = HeadParser()
+        self.broker = Broker(log_subscriber)
+        self._posted_bytes = 0  # of messages that other threads publish
         self.access_log: Final = AccessLog() if settings.access_log else None
         self.template: Env = {}
         self.stopping = False
@@ -129,6 +133,27 @@ class Service:
         self.pool.submit(_call, self.post, future, context.run, function, *args)
         return future
 
+    def publish(self, message: Message, but: object = None) -> bool:
+        """Publishes `message`, except to `but`; may be called from any thread.
+
+        False if another thread's message is dropped: the loop has ended, or more than
+        `hard_limit_bytes` already wait to be published.
+        """
+        if threading.get_ident() == self.thread_id:
+            self.broker.send(message, but)
+            return True
+        with self._mail_lock:
+            if self._posted_bytes > self.settings.hard_limit_bytes:
+                self.broker.dropped += 1
+                return False
+            self._posted_bytes += len(message.data)
+        return self.post(self._publish_posted, message, but)
+
+    def _publish_posted(self, message: Message, but: object) -> None:
+        with self._mail_lock:
+            self._posted_bytes -= len(message.data)
+        self.broker.send(message, but)
+
     def log_once(self, text: str) -> None:
         """Logs what would otherwise be said of every such connection."""
         if text not in self._logged:
@@ -178,6 +203,11 @@ def is_coroutine_function(function: object) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
         getattr(function, "__call__", None)  # noqa: B004 - the method itself is asked for
     )
+
+
+def log_subscriber(subscriber: Subscriber, error: Exception) -> None:
+    """Logs what a subscriber raised instead of taking a message."""
+    error_log.error("%r raised on a message", subscriber, exc_info=error)
 
 
 def log_failure(task: "asyncio.Task[Any]") -> None:

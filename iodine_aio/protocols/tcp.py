@@ -5,6 +5,7 @@ from typing import Any
 from iodine_aio.protocols.connection import Connection, open_raw
 from iodine_aio.protocols.service import Service
 from iodine_aio.protocols.writing import bytes_of
+from iodine_aio.pubsub.broker import Message
 from iodine_aio.wire.environ import Env
 
 
@@ -20,6 +21,10 @@ class TCPProtocol(Connection):
 
     def encode(self, data: str | bytes) -> bytes:
         return bytes_of(data)
+
+    def deliver(self, message: Message) -> None:
+        if message.data:
+            self.deliver_frame(message._raw or message.raw)
 
     def _take(self, data: bytes) -> None:
         self._output = [] if self._output is None else self._output

@@ -6,6 +6,7 @@ from typing import Any, Final
 from iodine_aio.protocols.connection import Connection, open_websockets
 from iodine_aio.protocols.service import HELD_SECONDS, Service
 from iodine_aio.protocols.writing import CLOSED, OPEN, bytes_of, half_close
+from iodine_aio.pubsub.broker import Message
 from iodine_aio.wire.environ import Env
 from iodine_aio.wire.frames import (
     BINARY,
@@ -41,6 +42,16 @@ class WebSocketProtocol(Connection):
         if type(data) is str:
             return encode_frame(TEXT, data.encode())
         return encode_frame(TEXT if isinstance(data, str) else BINARY, bytes_of(data))
+
+    def deliver(self, message: Message) -> None:
+        frame = message._websocket_frame or message.websocket_frame
+        # Nearly always nothing is in the way, and it costs little more than the write.
+        if self._output is None and not (self._state or self._paused or self._drains):
+            transport = self.transport
+            if transport is not None and not transport.is_closing():
+                transport.write(frame)
+        else:
+            self.deliver_frame(frame)
 
     def receive(self, data: bytes) -> int:
         started = monotonic()

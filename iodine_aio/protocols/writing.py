@@ -92,6 +92,18 @@ class Writing(asyncio.Protocol):
         self._send(frame)
         return pending <= self.service.settings.soft_limit_bytes
 
+    def deliver_frame(self, frame: bytes) -> None:
+        """Sends what was published, or drops it if too much waits for this peer already."""
+        if self._state:
+            return
+        if self._paused or self._posted:
+            if self.pending > self.service.settings.hard_limit_bytes:
+                self.service.broker.dropped += 1
+                self._refuse_write()
+                return
+            self._unsent += len(frame)
+        self._send(frame)
+
     async def send(self, data: str | bytes) -> bool:
         """Writes, then drains."""
         self.write(data)

@@ -213,16 +213,6 @@ def test_base_class_without_a_connection_says_so():
         Based().write("x")
 
 
-@pytest.mark.parametrize("name", ["subscribe", "unsubscribe", "publish"])
-def test_channels_are_refused(name):
-    """With an error that names the way out."""
-    handler = Plain()
-    open_websocket(handler)
-
-    with pytest.raises(UsageError, match="each"):
-        getattr(handler, name)("room")
-
-
 def test_class_that_was_adopted_can_be_collected():
     """A class made in a function does not live for ever."""
 
