@@ -6,11 +6,12 @@ case, and tells the protocol once whether the whole response went out.
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from time import monotonic
 from typing import Any, Final, Protocol
 
 from iodine_aio.errors import ClientGoneError
 from iodine_aio.logs import error_log
-from iodine_aio.protocols.service import Service, log_failure
+from iodine_aio.protocols.service import HELD_SECONDS, Service, log_failure
 from iodine_aio.protocols.writing import bytes_of
 from iodine_aio.wire.response import Framing
 
@@ -112,6 +113,12 @@ class IteratorSender(Sender):
         super().abandon()
 
     def _pull(self) -> None:
+        started = monotonic()
+        self._pull_some()
+        if (seconds := monotonic() - started) > HELD_SECONDS:
+            self._outlet.service.name_held("the body of a response", seconds)
+
+    def _pull_some(self) -> None:
         self._scheduled = False
         outlet, framing = self._outlet, self.framing
         sent = 0

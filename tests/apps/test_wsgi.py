@@ -171,6 +171,7 @@ async def test_response_whose_length_is_met_leaves_before_its_close():
         await until(body.closed)
 
     assert (status, content) == (200, b"abc")
+    assert len(body.pulled_by) == 1  # "should stop iterating" - PEP 3333
 
 
 async def test_streamed_response_ends_before_its_close():

@@ -1,12 +1,13 @@
 """Whoever keeps the loop to itself is named in the log, once, with the cure."""
 
 import asyncio
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 import iodine_aio
-from iodine_aio.protocols import answering, connection, websocket
+from iodine_aio.protocols import answering, connection, sending, websocket
 from tests.clients import connect, open_websocket, read_response
 from tests.frames import text_frame
 from tests.requests import KEPT
@@ -25,7 +26,7 @@ class Time:
 @pytest.fixture
 def time(monkeypatch: pytest.MonkeyPatch) -> Time:
     time = Time()
-    for module in (answering, connection, websocket):
+    for module in (answering, connection, sending, websocket):
         monkeypatch.setattr(module, "monotonic", time)
     return time
 
@@ -69,6 +70,20 @@ async def test_app_that_is_done_in_time_is_not_named(time: Time, caplog):
     await ask_twice(app)
 
     assert entries(caplog) == []
+
+
+async def test_body_that_holds_the_loop_is_named_once(time: Time, caplog):
+    """A generator's pieces are made on the loop, too."""
+
+    def pieces() -> Iterator[bytes]:
+        time.now += 0.3
+        yield b"slow"
+
+    await ask_twice(lambda env: (200, {"Content-Length": "4"}, pieces()))
+
+    assert [text.partition(",")[0] for text in entries(caplog)] == [
+        "the body of a response held the loop for 300 ms"
+    ]
 
 
 async def test_app_in_a_thread_holds_nobody_up(time: Time, caplog):
