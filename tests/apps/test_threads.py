@@ -120,11 +120,13 @@ async def test_slow_client_holds_up_the_thread_of_its_generator():
 
 async def test_body_that_nobody_wants_is_closed_in_its_thread():
     """HEAD: the generator is never pulled, and closed in every case."""
+    pulled: list[bool] = []
     closed: list[str] = []
 
     class Body:
         def __iter__(self) -> Iterator[bytes]:
-            raise AssertionError
+            pulled.append(True)
+            return iter([])
 
         def close(self) -> None:
             closed.append(threading.current_thread().name)
@@ -136,6 +138,7 @@ async def test_body_that_nobody_wants_is_closed_in_its_thread():
     ):
         assert response.status == 200
 
+    assert not pulled
     assert len(closed) == 1
     assert closed[0].startswith("iodine-")
 
