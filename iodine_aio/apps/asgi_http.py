@@ -171,7 +171,7 @@ class Response(Reply):
 
     def settle(self, result: Any) -> bool:
         """Answers; False if nobody waits for it any more."""
-        if self._result is not None or self.done():
+        if self.done():
             return False
         self.set_result(result)
         return True
@@ -285,6 +285,9 @@ class Exchange:
         """The next message to the app; waits for the client."""
         incoming = self._incoming
         if not self._taken:
+            if incoming.ended:  # a request without a body, nearly always
+                self._taken = True
+                return {"type": "http.request", "body": b"", "more_body": False}
             try:
                 data = await incoming.read()
             except ClientGoneError:

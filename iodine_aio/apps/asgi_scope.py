@@ -25,6 +25,7 @@ def make_http_scope(env: Env, state: State) -> Scope:
     """
     scope = _make_scope("http", env, state)
     scope["method"] = env["REQUEST_METHOD"]
+    scope["scheme"] = env["wsgi.url_scheme"]
     scope["extensions"] = {"http.response.pathsend": {}}
     return scope
 
@@ -57,7 +58,6 @@ def _make_scope(kind: str, env: Env, state: State) -> Scope:
         "type": kind,
         "asgi": {"version": "3.0", "spec_version": SPEC_VERSION},
         "http_version": env["SERVER_PROTOCOL"][5:],
-        "scheme": env["wsgi.url_scheme"],
         "path": path,
         "raw_path": raw_path.encode(),
         "query_string": env["QUERY_STRING"].encode(),

@@ -124,7 +124,8 @@ class RequestStream:
     @property
     def ended(self) -> bool:
         """True once the app has taken all of it."""
-        return self.done and not self._pieces
+        reader = self._reader
+        return (reader is None or reader.done) and not self._pieces
 
     async def read(self) -> bytes:
         """What has come since, at least one byte; b"" at the end.
