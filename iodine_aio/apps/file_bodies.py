@@ -71,7 +71,7 @@ class FileBodies:
         for folder in self._folders:
             try:
                 return folder.open_path(path)
-            except (OSError, FoundFolder):
+            except (FileNotFoundError, FoundFolder):
                 continue
         raise ResponseError(
             f"X-Sendfile {path!r} is no file in public, nor in a folder of static or sendfile"

@@ -102,7 +102,7 @@ class StaticFiles:
                     return form.ready
                 try:
                     return form.answer(env)
-                except OSError:
+                except FileNotFoundError:
                     # Changed or gone since: the next look finds what is there now.
                     entry.check_at = 0.0
                     return self._answer_again(env, path)
@@ -124,7 +124,7 @@ class StaticFiles:
         if form is not None:
             try:
                 return form.answer(env)
-            except OSError:
+            except FileNotFoundError:
                 pass  # it changes all the time: to its client it is not there
         return self._refuse(env) if self._app is None else self._app(env)
 
@@ -142,7 +142,7 @@ class StaticFiles:
             return None
         try:
             body = form.make_body()
-        except OSError:
+        except FileNotFoundError:
             return None
         return 404, [field for field in form.fields if field[0] == "Content-Type"], body
 
@@ -153,7 +153,7 @@ class StaticFiles:
         form = self._find(self._spa)[1].plain
         try:
             return None if form is None else form.answer(env)
-        except OSError:
+        except FileNotFoundError:
             return None
 
     def _replace(self, env: Env, result: Any) -> Any:
@@ -201,7 +201,7 @@ class StaticFiles:
             if names[: len(prefix)] == prefix:
                 try:
                     return self._look_in(folder, names, len(prefix))
-                except (OSError, FoundFolder):
+                except (FileNotFoundError, FoundFolder):
                     continue
         return Entry()
 
@@ -231,7 +231,7 @@ class StaticFiles:
             sibling = [*inner[:-1], inner[-1] + extension]
             try:
                 siblings.append((coding, sibling, *folder.open(sibling)))
-            except (OSError, FoundFolder):
+            except (FileNotFoundError, FoundFolder):
                 continue
         if siblings:
             common.append(("Vary", "Accept-Encoding"))
@@ -261,7 +261,7 @@ def read_busy_page(settings: Settings) -> bytes | None:
         return None
     try:
         file, status = Folder(settings.public).open([b"503.html"])
-    except (OSError, FoundFolder):
+    except (FileNotFoundError, FoundFolder):
         return None
     with file:
         return file.read(SMALL_BYTES) if status.st_size <= SMALL_BYTES else None

@@ -18,6 +18,15 @@ _FOLDER: Final = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOE
 # O_NONBLOCK: a FIFO has no writer, a device no answer; to open either must not wait.
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
+# What says that a path is no file's. Everything else is trouble of ours, as a lack of
+# descriptors is: to say then that there is no file would be remembered by caches.
+_ABSENT: Final = frozenset(
+    (
+        *(errno.EACCES, errno.EILSEQ, errno.EINVAL, errno.EISDIR, errno.ELOOP, errno.EMLINK),
+        *(errno.ENAMETOOLONG, errno.ENODEV, errno.ENOENT, errno.ENOTDIR, errno.ENXIO, errno.EPERM),
+    )
+)
+
 _WELL_KNOWN: Final = b".well-known"  # RFC 8615
 
 
@@ -69,26 +78,30 @@ class Folder:
 
         Raises:
             FoundFolder: it is a folder.
-            OSError: there is no such file, or nothing that is to be served; which of the
-                two is not said.
+            FileNotFoundError: there is no such file, or nothing that is to be served; which
+                of the two is not said.
+            OSError: it cannot be opened now.
         """
         try:
             return _walk(self.path, names)
         except OSError as error:
             # A link; or a file where a folder should be, which resolving finds again.
             if error.errno not in (errno.ELOOP, errno.ENOTDIR, errno.EMLINK):
-                raise
-        root, inner = self._resolve(os.path.join(self.path, *names))
-        return _walk(root, inner)
+                raise _tell(error) from None
+        return self.open_path(os.path.join(self.path, *names))
 
     def reopen(self, names: Sequence[bytes], status: os.stat_result) -> io.FileIO:
         """Opens a file that `open` has found, if it is still the same.
 
         Raises:
-            OSError: it is another, or was changed.
+            FileNotFoundError: it is another, or was changed.
+            OSError: it cannot be opened now.
         """
         # By its path at once: what has the same inode is what was walked to before.
-        number = os.open(os.path.join(self.path, *names), _FILE & ~os.O_NOFOLLOW)
+        try:
+            number = os.open(os.path.join(self.path, *names), _FILE & ~os.O_NOFOLLOW)
+        except OSError as error:
+            raise _tell(error) from None
         try:
             if sign(os.fstat(number)) != sign(status):
                 raise FileNotFoundError(errno.ENOENT, "not the file that was found")
@@ -100,7 +113,10 @@ class Folder:
     def open_path(self, path: bytes) -> tuple[io.FileIO, os.stat_result]:
         """Opens a file by its absolute path, if that is within the folder; raises as `open`."""
         root, names = self._resolve(path)
-        return _walk(root, names)
+        try:
+            return _walk(root, names)
+        except OSError as error:
+            raise _tell(error) from None
 
     def _resolve(self, path: bytes) -> tuple[bytes, list[bytes]]:
         # Dot-names are allowed here: it is the owner of the folder who made the link.
@@ -112,6 +128,12 @@ class Folder:
         if not real.startswith(prefix):
             raise FileNotFoundError(errno.ENOENT, "outside of the folder")
         return root, real[len(prefix) :].split(b"/")
+
+
+def _tell(error: OSError) -> OSError:
+    if error.errno in _ABSENT:
+        return FileNotFoundError(errno.ENOENT, "no file that is served")
+    return error
 
 
 def sign(status: os.stat_result) -> tuple[int, int, int, int]:

@@ -116,7 +116,7 @@ class Representation:
         """The response to a GET or HEAD.
 
         Raises:
-            OSError: the file could not be opened.
+            OSError: the file cannot be opened.
         """
         outcome = evaluate_preconditions(env, self._etag, self._modified, int(time.time()))
         if outcome == NOT_MODIFIED:
@@ -176,7 +176,7 @@ class Representation:
         """All of its bytes.
 
         Raises:
-            OSError: the file could not be opened.
+            OSError: the file cannot be opened.
         """
         return self._cut([(0, self.size)])
 
