@@ -353,6 +353,41 @@ def test_clean_stop_is_0(tmp_path: Path, number: int):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "logged"), [(["."], 0), (["./"], 0), (["-v", "."], 1), (["-www", ".", "-v"], 0)]
+)
+def test_folder_is_a_site(tmp_path: Path, words: list[str], logged: int):
+    """Its files are in the log where there is nothing else to be logged, and one is asked for."""
+    (tmp_path / "a\x1b").write_bytes(b"file")
+    if "-www" in words:
+        words = [*words, write_app(tmp_path)]
+    code, err, answer = serve_once(tmp_path, words, signal.SIGTERM)
+
+    assert answer.endswith(b"file")
+    assert code == 0
+    assert err.count('"GET /a%1b HTTP/1.1" 200') == logged
+
+
+def test_folder_beside_another_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Which of them it should be, only who wrote it knows."""
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(UsageError, match="name one of them"):
+        read_settings(make_parser().parse_args(["-www", ".", "."]))
+
+
+def test_flags_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Each may be repeated where there can be several."""
+    monkeypatch.chdir(tmp_path)
+    words = ["--static", "/a=.", "--static", "/b=..", "--cache-control", "*.js=max-age=1"]
+    settings = settings_of(*words, "-www", ".", "--spa", "app.html", "--sendfile", "..")
+
+    assert settings.static == (("/a", "."), ("/b", ".."))
+    assert settings.cache_control == (("*.js", "max-age=1"),)
+    assert (settings.public, settings.spa, settings.sendfile) == (".", "app.html", ("..",))
+
+
+@pytest.mark.slow
 def test_listeners_of_the_app_are_served_beside_it(tmp_path: Path):
     """The banner names them all."""
     text = "import iodine_aio\niodine_aio.listen(0, object)\nasync def app(env): return 200, {}, ''"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from iodine_aio.errors import LoadError
-from iodine_aio.loading import load_app
+from iodine_aio.loading import is_site, load_app
 
 APP = "def app(env): return 200, {}, [b'hello']\n"
 
@@ -219,6 +219,30 @@ def test_what_is_no_app_is_refused_with_a_cure(folder: Path, target: str, said: 
     (folder / "web.py").write_text(APP + "text = ''\n")
 
     assert said in failure(target)
+
+
+@pytest.mark.parametrize(
+    ("target", "site"),
+    [
+        ("dist", True),
+        ("./dist", True),
+        ("package", False),
+        ("./package", True),
+        ("module", False),
+        ("missing", False),
+        ("web.py", False),
+        ("web:app", False),
+    ],
+)
+def test_folder_of_files_is_a_site(folder: Path, target: str, site: bool):
+    """A package, or what has a module of its name beside it, is one only with a slash."""
+    for name in ("dist", "package", "module"):
+        (folder / name).mkdir()
+    (folder / "package" / "__init__.py").touch()
+    (folder / "module.py").touch()
+    (folder / "web.py").write_text(APP)
+
+    assert is_site(target) == site
 
 
 @pytest.mark.parametrize("source", ["", "def first(): ...\ndef second(): ...\n"])
