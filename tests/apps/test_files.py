@@ -382,6 +382,7 @@ def packed(site: Path) -> Path:
     """A script with all siblings, each with content that tells it."""
     for extension in ("", ".br", ".gz", ".zst"):
         (site / f"app.js{extension}").write_bytes(f"app{extension}".encode())
+        os.utime(site / f"app.js{extension}", (1_000_000_000, 1_000_000_000))
     return site
 
 
