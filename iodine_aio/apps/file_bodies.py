@@ -101,7 +101,6 @@ def _represent(
     made = its_fields if type(its_fields) is ResponseHead else make_head(number, its_fields)
     if number == head.status:
         made.status_line = head.status_line
-    made.close, made.dated = head.close, head.dated
     return made, body
 
 
