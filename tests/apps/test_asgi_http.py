@@ -482,13 +482,14 @@ async def test_path_for_head_is_its_length(tmp_path: Path):
     assert (answer.fields["content-length"], answer.body) == ("5", b"")
 
 
-async def test_fifo_is_no_file(tmp_path: Path):
+async def test_fifo_is_no_file(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     """Opening it does not wait for somebody who writes."""
     path = tmp_path / "fifo"
     os.mkfifo(path)
     answer = await ask(sending(START, {"type": "http.response.pathsend", "path": str(path)}))
 
     assert answer.status == 500
+    assert "is no ordinary file" in caplog.text
 
 
 async def test_cut_body_of_a_request_is_no_next_request():
