@@ -79,6 +79,24 @@ def test_apps_know_nothing_of_protocols_or_server(name: str):
     assert not [i for i in IMPORTS[name] if inside(i, "iodine_aio.protocols", "iodine_aio.server")]
 
 
+@pytest.mark.parametrize("name", modules_of("pubsub"))
+def test_pubsub_knows_nothing_of_protocols_or_server(name: str):
+    """A subscriber is anything with `deliver`."""
+    above = ("protocols", "server", "supervisor", "channels", "cli", "apps")
+
+    assert not [i for i in IMPORTS[name] if inside(i, *(f"iodine_aio.{a}" for a in above))]
+
+
+@pytest.mark.parametrize("name", ["broker", "packets", "patterns"])
+def test_broker_and_packets_do_no_io(name: str):
+    """They are values and tables: no loop, no socket, no clock, no log."""
+    imported = IMPORTS[f"iodine_aio.pubsub.{name}"]
+    pure = ("iodine_aio.errors", "iodine_aio.wire", "iodine_aio.pubsub")
+
+    assert all(inside(i, *pure) for i in imported if inside(i, "iodine_aio"))
+    assert not {i.partition(".")[0] for i in imported} & IMPURE
+
+
 def test_errors_import_nothing_of_ours():
     """Everything else may import the errors."""
     assert ours("iodine_aio.errors") == set()

@@ -162,6 +162,14 @@ class Broker:
         """True if the channel, or the very pattern, has a subscriber here."""
         return channel in (self._patterns if pattern else self._channels)
 
+    def use_engine(self, engine: Engine) -> None:
+        """Lets `engine` carry messages from now on, and tells it what is listened to here."""
+        self.engine = engine
+        for channel in self._channels:
+            engine.subscribe(channel, False)
+        for pattern in self._patterns:
+            engine.subscribe(pattern, True)
+
     # What may be asked for; may be called from any thread.
 
     def check_channel(self, channel: object, pattern: bool = False) -> None:
