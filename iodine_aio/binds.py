@@ -12,7 +12,7 @@ import stat
 import sys
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
@@ -132,13 +132,38 @@ def _parse_unix_bind(text: str) -> Bind:
     return Bind(path=path, mode=mode)
 
 
-def open_socket(bind: Bind, backlog: int) -> socket.socket:
+Opener = Callable[[Bind, int], list[socket.socket]]
+_opener: Opener | None = None
+
+
+def delegate_opening(opener: Opener) -> None:
+    """Lets `opener` open all sockets of this process from now on: in a worker, its parent does.
+
+    What was open before is the parent's, too: no file of a unix socket is removed here.
+    """
+    global _opener
+    _opener = opener
+    _files.clear()
+
+
+def open_sockets(bind: Bind, backlog: int) -> list[socket.socket]:
+    """The sockets to accept from for `bind`, one unless opening was delegated.
+
+    Raises:
+        OSError: see `open_socket`.
+    """
+    return [open_socket(bind, backlog)] if _opener is None else _opener(bind, backlog)
+
+
+def open_socket(bind: Bind, backlog: int, share_port: bool = False) -> socket.socket:
     """A socket that listens there: non-blocking, and closed on exec.
 
     Args:
         bind: where.
         backlog: how many connections may wait to be accepted; an inherited
             descriptor keeps its own.
+        share_port: further sockets with SO_REUSEPORT may join this one, of this user's only;
+            an address that is in use is an error all the same.
 
     Raises:
         OSError: it cannot listen; `errno` is the kernel's, and `strerror` is one
@@ -149,7 +174,7 @@ def open_socket(bind: Bind, backlog: int) -> socket.socket:
             return _adopt_socket(bind.fd)
         if bind.path is not None:
             return _open_unix_socket(bind.path, bind.mode, backlog)
-        return _open_tcp_socket(bind.host or "", bind.port, backlog)
+        return _open_tcp_socket(bind.host or "", bind.port, backlog, share_port)
     except (socket.gaierror, UnicodeError) as error:
         code = getattr(error, "errno", socket.EAI_NONAME)
         message = f"cannot listen on {bind}: no such host is known (use an address: 127.0.0.1)"
@@ -170,7 +195,7 @@ def _explain(error: OSError, bind: Bind) -> OSError:
     return OSError(code, message)
 
 
-def _open_tcp_socket(host: str, port: int, backlog: int) -> socket.socket:
+def _open_tcp_socket(host: str, port: int, backlog: int, share_port: bool) -> socket.socket:
     address: Any
     match _ip_version(host):
         case 4:
@@ -190,6 +215,9 @@ def _open_tcp_socket(host: str, port: int, backlog: int) -> socket.socket:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.setblocking(False)
         sock.bind(address)
+        if share_port:
+            # Only now: bound with it, a second server would take half of the connections.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.listen(backlog)
     except BaseException:
         sock.close()

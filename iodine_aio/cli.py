@@ -9,18 +9,20 @@ from typing import Any, Final, NoReturn
 
 from iodine_aio.binds import Bind, parse_bind
 from iodine_aio.descriptors import raise_descriptor_limit
-from iodine_aio.errors import LoadError, StartupError, UsageError
+from iodine_aio.errors import (
+    EXIT_APP,
+    EXIT_BIND,
+    EXIT_USAGE,
+    LoadError,
+    StartupError,
+    UsageError,
+)
 from iodine_aio.loading import is_site, load_app
 from iodine_aio.logs import log_to_stderr
 from iodine_aio.server import Server
 from iodine_aio.serving import join_prepared
 from iodine_aio.settings import KIB, MIB, Settings
-from iodine_aio.supervisor import run_process
-
-EXIT_USAGE: Final = 2
-EXIT_APP: Final = 3
-EXIT_BIND: Final = 4
-EXIT_STARTUP: Final = 5
+from iodine_aio.supervisor import run_process, run_workers
 
 _DEFAULTS: Final = Settings()
 
@@ -53,7 +55,11 @@ def make_parser() -> argparse.ArgumentParser:
     add("-t", "--threads", type=int, metavar="N",
         help="apps and handlers that run at once in the pool, 0: on the loop, -N: as many as"
         " cores / N (default: 16 for WSGI, else 0)")  # fmt: skip
-    add("-w", "--workers", type=int, metavar="N", help="processes, only 1 for now")
+    add("-w", "--workers", type=int, metavar="N",
+        help="processes that serve, -N: as many as cores / N"
+        " (default: $WEB_CONCURRENCY or 1)")  # fmt: skip
+    add("-warmup", "--preload", action="store_true",
+        help="import TARGET once, before the workers are forked")  # fmt: skip
     add("-v", "--access-log", action="store_true", help="one log line a request (default: none)")
     add("-q", "--quiet", action="store_true", help="no banner (default: one line)")
     add("-maxbd", "--max-body", type=int, metavar="MIB",
@@ -112,7 +118,7 @@ def read_settings(arguments: argparse.Namespace) -> Settings:
         options["log_static"] = True  # there is nothing else to be logged
     for name, value, unit in (
         ("threads", arguments.threads, 1),
-        ("workers", arguments.workers, 1),
+        ("workers", _read_workers(arguments.workers), 1),
         ("max_body_bytes", arguments.max_body, MIB),
         ("max_message_bytes", arguments.max_message, KIB),
         ("max_head_bytes", arguments.max_head, KIB),
@@ -122,6 +128,16 @@ def read_settings(arguments: argparse.Namespace) -> Settings:
         if value is not None:
             options[name] = value * unit
     return Settings(**options)
+
+
+def _read_workers(given: int | None) -> int | None:
+    text = os.environ.get("WEB_CONCURRENCY", "")
+    if given is not None or not text:
+        return given
+    try:
+        return int(text)
+    except ValueError:
+        raise UsageError(f"$WEB_CONCURRENCY is {text!r}, must be a number") from None
 
 
 def _read_pairs(flag: str, texts: Sequence[str] | None) -> tuple[tuple[str, str], ...]:
@@ -180,25 +196,49 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _say(error, EXIT_USAGE)
     log_to_stderr(arguments.access_log)
     raise_descriptor_limit()
-    # Before the app is imported: what is wrong with the address shows at once.
     try:
-        server.open()
-        site = is_site(arguments.target)
-        server.set_app(None if site else load_app(arguments.target, arguments.factory))
-        join_prepared(server)
+        if server.settings.worker_count > 1:
+            _serve_on_workers(server, arguments)
+        else:
+            _serve_alone(server, arguments)
     except OSError as error:
-        server.close_sockets()
         return _say(error.strerror or error, EXIT_BIND)
     except (LoadError, UsageError) as error:
+        return _say(error, EXIT_APP)
+    except StartupError as error:
+        return _say(error, error.exit_code)
+    return 0
+
+
+def _serve_alone(server: Server, arguments: argparse.Namespace) -> None:
+    try:
+        # Before the app is imported: what is wrong with the address shows at once.
+        server.open()
+        _load(server, arguments)
+    except BaseException:
         server.close_sockets()
+        raise
+    run_process(server, banner=not arguments.quiet)
+
+
+def _serve_on_workers(server: Server, arguments: argparse.Namespace) -> None:
+    run_workers(
+        server,
+        lambda: _load(server, arguments),
+        preload=arguments.preload,
+        banner=not arguments.quiet,
+    )
+
+
+def _load(server: Server, arguments: argparse.Namespace) -> None:
+    try:
+        site = is_site(arguments.target)
+        server.set_app(None if site else load_app(arguments.target, arguments.factory))
+    except LoadError as error:
         if arguments.debug and error.__cause__ is not None:
             traceback.print_exception(error.__cause__)
-        return _say(error, EXIT_APP)
-    try:
-        run_process(server, banner=not arguments.quiet)
-    except StartupError as error:
-        return _say(error, EXIT_STARTUP)
-    return 0
+        raise
+    join_prepared(server)
 
 
 def _say(error: object, code: int) -> int:

@@ -35,7 +35,15 @@ class UsageError(IodineError):
 
 
 class StartupError(IodineError):
-    """The server cannot begin to serve: a hook failed, or a resource is missing."""
+    """The server cannot begin to serve: a hook failed, or a resource is missing.
+
+    Attributes:
+        exit_code: what the command line ends with.
+    """
+
+    def __init__(self, message: str, exit_code: int = 5) -> None:
+        super().__init__(message)
+        self.exit_code: Final = exit_code
 
 
 class LoadError(IodineError):
@@ -44,3 +52,10 @@ class LoadError(IodineError):
 
 class ClientGoneError(IodineError, ConnectionError):
     """The client went away, and somebody was still reading from it."""
+
+
+# How a process says what happened to whoever started it.
+EXIT_USAGE: Final = 2
+EXIT_APP: Final = 3
+EXIT_BIND: Final = 4
+EXIT_STARTUP: Final = 5

@@ -56,16 +56,47 @@ async def enter_state(state: str) -> None:
     Raises:
         Exception: what a hook of a starting state raised; the others are logged.
     """
-    hooks = _hooks[state]
-    for hook in tuple(hooks if state in STARTING else reversed(hooks)):
+    for hook in _hooks_in_order(state):
         try:
             result = hook()
             if inspect.isawaitable(result):
                 await result
         except Exception as error:
-            if state in STARTING:
-                raise
-            error_log.error("a hook of %s raised", state, exc_info=error)
+            _note_failure(state, error)
+
+
+def enter_state_now(state: str) -> None:
+    """The same where no loop is running: in a parent, and before a worker has its own.
+
+    A loop is made for a hook that is `async def`, and gone with it.
+    """
+    for hook in _hooks_in_order(state):
+        try:
+            result = hook()
+            if inspect.isawaitable(result):
+                asyncio.run(_wait_for(result))
+        except Exception as error:
+            _note_failure(state, error)
+
+
+def forget_state(state: str) -> None:
+    """Nothing waits for `state` any more."""
+    _hooks[state].clear()
+
+
+def _hooks_in_order(state: str) -> tuple[Function, ...]:
+    hooks = _hooks[state]
+    return tuple(hooks if state in STARTING else reversed(hooks))
+
+
+def _note_failure(state: str, error: Exception) -> None:
+    if state in STARTING:
+        raise error
+    error_log.error("a hook of %s raised", state, exc_info=error)
+
+
+async def _wait_for(result: Any) -> Any:
+    return await result
 
 
 class Timer:

@@ -31,7 +31,9 @@ class Listeners:
         self.levels: Levels = make_levels(1024)
         self._backlog: Final = backlog
         self._sockets: Final[list[tuple[socket.socket, Callable[[], asyncio.BaseProtocol]]]] = []
-        self._servers: Final[list[tuple[asyncio.AbstractServer, socket.socket]]] = []
+        self._servers: Final[
+            list[tuple[asyncio.AbstractServer, socket.socket, socket.socket]]
+        ] = []  # with the copy that each accepts from, and whose it is
         self._look: asyncio.TimerHandle | None = None
         self._resuming: asyncio.Task[None] | None = None
         self._closed = False
@@ -40,6 +42,13 @@ class Listeners:
         """Begins to accept the connections of `sock`, which stays the caller's."""
         self._sockets.append((sock, factory))
         await self._accept(sock, factory)
+
+    def remove(self, sock: socket.socket) -> None:
+        """Accepts no more of the connections of `sock`."""
+        self._sockets[:] = [entry for entry in self._sockets if entry[0] is not sock]
+        for entry in [entry for entry in self._servers if entry[2] is sock]:
+            self._servers.remove(entry)
+            entry[0].close()
 
     def rest(self) -> None:
         """Accepts nothing until there are free descriptors again."""
@@ -74,7 +83,7 @@ class Listeners:
         if self._closed:
             server.close()
             return
-        self._servers.append((server, copy))
+        self._servers.append((server, copy, sock))
         if burst != self._backlog:
             sock.listen(self._backlog)
 
@@ -85,11 +94,11 @@ class Listeners:
             return
         # asyncio loses what a server has accepted and not made a transport of when it is
         # closed: that is done at the end of the rest.
-        for _, copy in self._servers:
+        for _, copy, _ in self._servers:
             loop.remove_reader(copy)
 
     def _close_servers(self) -> None:
-        for server, _ in self._servers:
+        for server, _, _ in self._servers:
             server.close()
         self._servers.clear()
 

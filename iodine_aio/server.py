@@ -12,7 +12,7 @@ from iodine_aio.apps.application import Lifespan
 from iodine_aio.apps.build import build_app
 from iodine_aio.apps.file_bodies import FileBodies
 from iodine_aio.apps.files import read_busy_page
-from iodine_aio.binds import Bind, open_socket, remove_unix_socket, socket_url
+from iodine_aio.binds import Bind, Opener, open_sockets, remove_unix_socket, socket_url
 from iodine_aio.descriptors import descriptor_limit, make_levels
 from iodine_aio.errors import StartupError, UsageError
 from iodine_aio.listeners import Listeners
@@ -44,6 +44,7 @@ class Server:
         self._scheme = "http"
         self._owns_pool = True
         self._leads = True  # calls the hooks of on_state; a companion leaves them alone
+        self._opener: Opener = open_sockets
         self._sockets: list[socket.socket] = []
         self._listeners = Listeners(settings.backlog)
         self._companions: list[Server] = []
@@ -53,6 +54,7 @@ class Server:
         self._starting: asyncio.Task[None] | None = None
         self._ending: asyncio.Task[None] | None = None
         self._stopped: asyncio.Future[None] | None = None
+        self._deadline = 0.0  # of a stop, in the loop's time
         if app is not None:
             self.set_app(app)
 
@@ -122,24 +124,31 @@ class Server:
         companion._service.pool = self._service.pool
         companion._owns_pool = False
         if self._sockets:
-            companion.open()
+            companion.open(self._opener)
         self._companions.append(companion)
 
-    def open(self) -> None:
+    def open(self, opener: Opener = open_sockets) -> None:
         """Opens the listening sockets: from now on clients may connect, and wait.
+
+        In a worker once more: what its parent opened by this is not the worker's.
+
+        Args:
+            opener: opens those of each bind.
 
         Raises:
             OSError: an address cannot be listened on; nothing stays open.
         """
+        self._opener = opener
+        self._sockets, self._urls, self._ports = [], [], []
         try:
             for bind in self._binds:
-                sock = open_socket(bind, self.settings.backlog)
-                self._sockets.append(sock)
-                self._urls.append(socket_url(sock, self._scheme))
-                name = sock.getsockname()
+                found = opener(bind, self.settings.backlog)
+                self._sockets.extend(found)
+                self._urls.append(socket_url(found[0], self._scheme))
+                name = found[0].getsockname()
                 self._ports.append(name[1] if isinstance(name, tuple) else 0)
             for server in self._companions:
-                server.open()
+                server.open(opener)
         except BaseException:
             self.close_sockets()
             raise
@@ -197,15 +206,38 @@ class Server:
 
     async def _listen(self, sock: socket.socket) -> None:
         template = make_template(sock.getsockname(), sys.stderr)
+        if self.settings.worker_count > 1:
+            template["wsgi.multiprocess"] = template["rack.multiprocess"] = True
         make_protocol = self._make_protocol
         await self._listeners.add(sock, lambda: make_protocol(template))
 
     def _make_http(self, template: Env) -> asyncio.BaseProtocol:
         return HTTPProtocol(self._service, template)
 
+    async def accept_also(self, sock: socket.socket) -> bool:
+        """Accepts from `sock` too, which listens where another of this server does.
+
+        False if there is none; `sock` is the server's then, all the same.
+        """
+        for server in (self, *self._companions):
+            if any(sock.getsockname() == other.getsockname() for other in server._sockets):
+                server._sockets.append(sock)
+                await server._listen(sock)
+                return True
+        sock.close()
+        return False
+
+    def accept_no_more(self, sock: socket.socket) -> None:
+        """Accepts no more from `sock`, a copy of one that goes on listening."""
+        for server in (self, *self._companions):
+            if sock in server._sockets:
+                server._sockets.remove(sock)
+                server._listeners.remove(sock)
+                sock.close()
+
     # Ending.
 
-    async def stop(self, timeout: float | None = None) -> None:
+    async def stop(self, timeout: float | None = None, *, drain: float = 0) -> None:
         """Stops gracefully, and returns when everything has ended.
 
         Nothing is accepted any more; idle connections are closed, requests in flight
@@ -214,24 +246,26 @@ class Server:
 
         Args:
             timeout: seconds until what has not ended is cut; None: `stop_timeout`.
+            drain: seconds before that for which idle connections stay open: their next
+                request is answered with `Connection: close`, so that none is lost.
         """
         if self._stopped is None:
             self.close_sockets()
             return
-        self._begin_stop(timeout)
+        self._begin_stop(timeout, drain)
         try:
             await asyncio.shield(self._stopped)
         except asyncio.CancelledError:
             self.abort()
             raise
 
-    def stop_soon(self, timeout: float | None = None) -> None:
+    def stop_soon(self, timeout: float | None = None, *, drain: float = 0) -> None:
         """Begins to stop; may be called from any thread and from a signal handler."""
         if self._stopped is None:
             raise UsageError("this server was not started")
         loop = self._stopped.get_loop()
         if not loop.is_closed():
-            loop.call_soon_threadsafe(self._begin_stop, timeout)
+            loop.call_soon_threadsafe(self._begin_stop, timeout, drain)
 
     def abort(self) -> None:
         """Cuts every connection, and every app and handler that is running."""
@@ -243,15 +277,32 @@ class Server:
         for server in self._companions:
             server.abort()
 
-    def _begin_stop(self, timeout: float | None) -> None:
-        if self._ending is None and self._stopped is not None:
-            seconds = self.settings.stop_timeout if timeout is None else timeout
-            self._ending = self._stopped.get_loop().create_task(self._stop(seconds))
+    def _begin_stop(self, timeout: float | None, drain: float = 0) -> None:
+        if self._stopped is None:
+            return
+        loop = self._stopped.get_loop()
+        seconds = self.settings.stop_timeout if timeout is None else timeout
+        if self._ending is None:
+            self._deadline = loop.time() + drain + seconds
+            self._service.drain_seconds = drain
+            self._ending = loop.create_task(self._stop(seconds))
+        elif self._service.drain_seconds and not drain:
+            self._end_drain(loop.time() + seconds)
+
+    def _end_drain(self, deadline: float) -> None:
+        """A stop overtakes a drain: idle connections are closed after all."""
+        self._deadline = min(self._deadline, deadline)
+        self._service.drain_seconds = 0
+        if self._service.stopping:
+            for connection in tuple(self._service.connections):
+                if isinstance(connection, HTTPProtocol):
+                    connection.shut_down()
+        for server in self._companions:
+            server._end_drain(deadline)
 
     async def _stop(self, seconds: float) -> None:
         service = self._service
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + seconds
         if self._starting is not None:
             await asyncio.wait([self._starting])  # its sockets must not be closed under it
         try:
@@ -261,9 +312,12 @@ class Server:
             self.close_sockets()
             for connection in tuple(service.connections):
                 connection.shut_down()
-            await asyncio.gather(*(server.stop(seconds) for server in self._companions))
+            drain = service.drain_seconds
+            await asyncio.gather(
+                *(server.stop(seconds, drain=drain) for server in self._companions)
+            )
             await asyncio.sleep(0)  # closed transports tell their protocols
-            while (service.connections or service.tasks) and loop.time() < deadline:
+            while (service.connections or service.tasks) and loop.time() < self._deadline:
                 await asyncio.sleep(_LOOK_SECONDS)
             if service.connections or service.tasks:
                 error_log.warning(
@@ -273,13 +327,13 @@ class Server:
                     seconds,
                 )
                 self.abort()
-                deadline = loop.time() + _ABORT_SECONDS
-                while (service.connections or service.tasks) and loop.time() < deadline:
+                self._deadline = loop.time() + _ABORT_SECONDS
+                while (service.connections or service.tasks) and loop.time() < self._deadline:
                     await asyncio.sleep(_LOOK_SECONDS)
             service.disk.close()
             if self._owns_pool:
                 service.pool.close()
-            while self._owns_pool and not service.pool.finished and loop.time() < deadline:
+            while self._owns_pool and not service.pool.finished and loop.time() < self._deadline:
                 await asyncio.sleep(_LOOK_SECONDS)
         finally:
             if self._lifespan is not None:

@@ -93,6 +93,8 @@ def serve(
             "serve() needs a running event loop; outside one use iodine_aio.run(app)"
         ) from None
     server = make_server(app, host, port, bind, **options)
+    if (workers := server.settings.worker_count) > 1:
+        raise UsageError(f"workers is {workers}, but a program with a running loop cannot fork")
     server.open()
     server.start()
     return server

@@ -131,7 +131,31 @@ class Settings:
         " for a year and never asked again; a dict too",
     )
     log_static: bool = _option(False, "yes or no", "files are in the log of requests, too")
-    workers: int = _option(1, "processes", "more than one is refused for now")
+    workers: int = _option(
+        1,
+        "processes",
+        "1: this one serves; more: it forks so many that do, and replaces those that die;"
+        " -N: as many as cores / N",
+    )
+    worker_timeout: float = _option(
+        60.0, "seconds", "a worker whose loop stands still for so long is killed and replaced"
+    )
+    drain_timeout: float = _option(
+        10.0,
+        "seconds",
+        "in a rolling restart, so long is an idle connection left open for its next request",
+    )
+    max_requests: int = _option(
+        0,
+        "requests",
+        "a worker that has served so many, and up to a tenth more, is replaced; 0: none is",
+    )
+    max_rss_bytes: int = _option(
+        0, "bytes", "a worker that takes more memory is replaced; 0: none is"
+    )
+    pid_file: str | None = _option(
+        None, "path", "has the process id in it as long as the server runs; a PathLike too"
+    )
     access_log: bool = _option(False, "yes or no", "one log line a request")
     backlog: int = _option(2048, "connections", "how many may wait to be accepted")
 
@@ -139,9 +163,9 @@ class Settings:
         self._normalise_files()
         for option in fields(self):
             value = getattr(self, option.name)
-            if option.name == "threads":
-                if value is not None and type(value) is not int:
-                    raise UsageError(f"threads is {value!r}, must be a whole number")
+            if option.name in ("threads", "workers"):
+                if type(value) is not int and value is not option.default:
+                    raise UsageError(f"{option.name} is {value!r}, must be a whole number")
                 continue  # may be negative
             if isinstance(option.default, (int, float)) and not isinstance(value, (int, float)):
                 raise UsageError(f"{option.name} is {value!r}, must be a number")
@@ -168,10 +192,14 @@ class Settings:
             )
         if isinstance(self.allowed_origins, str):
             raise UsageError("allowed_origins is a str, must be a tuple of them")
-        if self.workers != 1:
-            raise UsageError(f"workers is {self.workers}, only 1 is available in this version")
+        if self.workers == 0:
+            raise UsageError("workers is 0, must be 1 or more, or -N for as many as cores / N")
 
     def _normalise_files(self) -> None:
+        if self.pid_file is not None:
+            if not isinstance(self.pid_file, (str, os.PathLike)):
+                raise UsageError(f"pid_file is {self.pid_file!r}, must be a path")
+            object.__setattr__(self, "pid_file", os.fsdecode(self.pid_file))
         if self.public is not None:
             object.__setattr__(self, "public", _folder_path("public", self.public))
         for name in ("static", "cache_control"):
@@ -198,6 +226,13 @@ class Settings:
         if self.threads is None or self.threads >= 0:
             return self.threads
         return max(1, (os.cpu_count() or 1) // -self.threads)
+
+    @property
+    def worker_count(self) -> int:
+        """`workers` with fractions of the cores worked out."""
+        if self.workers > 0:
+            return self.workers
+        return max(1, (os.cpu_count() or 1) // -self.workers)
 
     @property
     def pool_size(self) -> int:

@@ -4,15 +4,21 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
+from iodine_aio.binds import Bind
 from iodine_aio.descriptors import raise_descriptor_limit
+from iodine_aio.errors import UsageError
 from iodine_aio.loop import new_event_loop
+from iodine_aio.parent import Supervisor
 from iodine_aio.server import Server
 from iodine_aio.serving import make_server
+from iodine_aio.slots import SlotSockets
+from iodine_aio.worker import Load
 
 _STOP_SIGNALS: Final = (int(signal.SIGINT), int(signal.SIGTERM))
 
@@ -43,16 +49,23 @@ def run(
         OSError: the address cannot be listened on.
         StartupError: a hook of `on_state` raised (outside a loop; else from awaiting).
     """
-    server = make_server(app, host, port, bind, **_package_options(options))
+    in_loop = _loop_is_running()
+    server = make_server(app, host, port, bind, **_package_options(options, in_loop))
+    workers = server.settings.worker_count
+    if workers > 1 and in_loop:
+        raise UsageError(f"workers is {workers}, but a program with a running loop cannot fork")
     # Not served inside an `except`: what the app raises would carry "no running event loop"
     # as its context, in every traceback.
-    if _loop_is_running():
+    if in_loop:
         server.open()
         server.start()
     else:
         raise_descriptor_limit()
-        server.open()
-        run_process(server)
+        if workers > 1:
+            run_workers(server)
+        else:
+            server.open()
+            run_process(server)
     return server
 
 
@@ -64,10 +77,12 @@ def _loop_is_running() -> bool:
     return True
 
 
-def _package_options(options: dict[str, Any]) -> dict[str, Any]:
+def _package_options(options: dict[str, Any], in_loop: bool) -> dict[str, Any]:
     """Completes `options` by what was set on the package, as in ``iodine_aio.threads = 4``."""
     package = sys.modules["iodine_aio"]
     workers = getattr(package, "workers", None) or getattr(package, "processes", None)
+    if in_loop:
+        workers = None  # is for a program that is nothing but the server
     for name, value in (("threads", getattr(package, "threads", None)), ("workers", workers)):
         if value is not None:
             options.setdefault(name, value)
@@ -89,13 +104,60 @@ async def _run(server: Server, banner: bool) -> None:
         server.start()
         await server.started()
         if banner:
-            print(
-                f"iodine_aio serves on {', '.join(server.urls)}"
-                f" (pid {os.getpid()}, Ctrl-C ends it)",
-                file=sys.stderr,
-                flush=True,
-            )
+            _say_where(server, "")
         await server
+
+
+def _say_where(server: Server, workers: str) -> None:
+    print(
+        f"iodine_aio serves on {', '.join(server.urls)}"
+        f" (pid {os.getpid()}, {workers}Ctrl-C ends it)",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def _nothing() -> None:
+    """Is all that is left to do where the server is complete."""
+
+
+def run_workers(
+    server: Server, load: Load = _nothing, preload: bool = False, banner: bool = True
+) -> None:
+    """Serves on several processes until SIGINT or SIGTERM; this one only watches them.
+
+    Args:
+        server: what they serve, unopened; it is not started here.
+        load: completes the server, in each worker.
+        preload: or here, once.
+
+    Raises:
+        UsageError: this is not the main thread.
+        OSError: an address cannot be listened on.
+        StartupError: a worker could not begin; `exit_code` tells why.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        raise UsageError("only the main thread may have workers: it alone hears of signals")
+    sockets = SlotSockets()
+    asked: dict[Bind, int] = {}
+
+    def open_first(bind: Bind, backlog: int) -> list[socket.socket]:
+        number = asked[bind] = asked.get(bind, -1) + 1
+        return [sock for _, sock in sockets.open(bind, number, backlog, 0)]
+
+    settings = server.settings
+
+    def welcome() -> None:
+        if banner:
+            _say_where(server, f"{settings.worker_count} workers, ")
+
+    try:
+        server.open(open_first)
+        if preload:
+            load()
+        Supervisor(server, _nothing if preload else load, sockets, welcome).run()
+    finally:
+        sockets.close()
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ COMMAND = [sys.executable, "-m", "iodine_aio"]
 @pytest.fixture(autouse=True)
 def no_platform_port(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PORT", raising=False)
+    monkeypatch.delenv("WEB_CONCURRENCY", raising=False)
 
 
 def binds_of(*words: str) -> list[Bind]:
@@ -56,6 +57,8 @@ def write_app(folder: Path, text: str = "def app(env):\n    return 200, {}, 'hel
         (["-t", "-2"], "threads", -2),
         (["--threads", "3"], "threads", 3),
         (["-w", "1"], "workers", 1),
+        (["-w", "3"], "workers", 3),
+        (["--workers", "-2"], "workers", -2),
         (["--interface", "wsgi"], "interface", "wsgi"),
         (["-v"], "access_log", True),
         (["-maxbd", "2"], "max_body_bytes", 2 * 1024 * 1024),
@@ -79,7 +82,7 @@ def test_no_flags_are_the_defaults():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["-w", "2"], "workers is 2, only 1 is available"),
+        (["-w", "0"], "workers is 0, must be 1 or more"),
         (["-www", "missing"], "public: there is no folder 'missing'"),
         (["--static", "/a=missing"], "static /a: there is no folder 'missing'"),
         (["--static", "a=."], "path 'a' must begin with a slash"),
@@ -220,7 +223,7 @@ def test_wrong_usage_is_one_line_and_2(capsys: pytest.CaptureFixture[str], words
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize("words", [["-w", "2"], ["-www", "a"], ["-b", "3000"], ["-p", "70000"]])
+@pytest.mark.parametrize("words", [["-w", "0"], ["-www", "a"], ["-b", "3000"], ["-p", "70000"]])
 def test_wrong_value_is_one_line_and_2(capsys: pytest.CaptureFixture[str], words: list[str]):
     """The value is named."""
     code = main([*words, "app.py"])

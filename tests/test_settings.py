@@ -41,7 +41,7 @@ def test_settings_do_not_change():
 
 
 NUMBERS = [option.name for option in fields(Settings) if isinstance(option.default, int | float)
-           and not isinstance(option.default, bool)]  # fmt: skip
+           and not isinstance(option.default, bool) and option.name != "workers"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NUMBERS)
@@ -84,8 +84,19 @@ def test_origins_are_no_string():
         Settings(allowed_origins="http://a")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_other_than_one_worker_is_refused(workers: int):
-    """Said at the start, not ignored."""
-    with pytest.raises(UsageError, match=f"workers is {workers}, only 1 is available"):
-        Settings(workers=workers)
+def test_no_worker_at_all_is_refused():
+    """Nobody would serve."""
+    with pytest.raises(UsageError, match="workers is 0, must be 1 or more"):
+        Settings(workers=0)
+
+
+@pytest.mark.parametrize(
+    ("workers", "cores", "count"), [(3, 8, 3), (-1, 8, 8), (-2, 8, 4), (-3, 8, 2), (-16, 8, 1)]
+)
+def test_negative_workers_are_a_fraction_of_the_cores(
+    monkeypatch: pytest.MonkeyPatch, workers: int, cores: int, count: int
+):
+    """At least one."""
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+
+    assert Settings(workers=workers).worker_count == count

@@ -292,12 +292,37 @@ def test_hook_that_raises_ends_run():
 
 
 @pytest.mark.parametrize("name", ["workers", "processes"])
-def test_attributes_of_the_package_are_options(monkeypatch: pytest.MonkeyPatch, name: str):
-    """`iodine_aio.workers = 2` is as good, or as bad, as `run(..., workers=2)`."""
+async def test_running_loop_is_not_forked(monkeypatch: pytest.MonkeyPatch, name: str):
+    """What was set on the package is for programs that are nothing but the server."""
     monkeypatch.setattr(iodine_aio, name, 2)
+    async with iodine_aio.run(hello, port=0) as server:
+        workers = server.settings.workers
 
-    with pytest.raises(UsageError, match="workers is 2, only 1 is available"):
-        iodine_aio.run(hello, port=0)
+    assert workers == 1
+
+
+@pytest.mark.parametrize("begin", [iodine_aio.run, iodine_aio.serve])
+async def test_workers_in_a_running_loop_are_refused(begin: Any):
+    """Said, not ignored."""
+    with pytest.raises(UsageError, match="workers is 2, but a program with a running loop cannot"):
+        begin(hello, port=0, workers=2)
+
+
+def test_workers_outside_of_the_main_thread_are_refused():
+    """Signals reach the main thread alone."""
+    raised: list[BaseException] = []
+
+    def target() -> None:
+        try:
+            iodine_aio.run(hello, port=0, workers=2)
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=target)
+    thread.start()
+    thread.join(10)
+
+    assert [type(error) for error in raised] == [UsageError]
 
 
 async def test_threads_of_the_package_are_a_default(monkeypatch: pytest.MonkeyPatch):

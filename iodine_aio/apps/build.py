@@ -68,7 +68,7 @@ def _build_iodine(app: App, settings: Settings, host: Host) -> Application:
 
 
 def _build_wsgi(app: Callable[..., Any], settings: Settings, host: Host) -> Application:
-    wsgi = WSGIApp(app, multiprocess=settings.workers != 1)
+    wsgi = WSGIApp(app, multiprocess=settings.worker_count > 1)
     count = settings.thread_count
     if DEFAULT_THREADS if count is None else count:
         return Application(ThreadedApp(wsgi, host, settings), callbacks_in_pool=True)

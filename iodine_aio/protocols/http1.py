@@ -85,6 +85,8 @@ class HTTPProtocol(Answering):
         if isinstance(peer, tuple):
             self._peer = (peer[0], str(peer[1]))
         self.deadline = service.clock.deadline(service.settings.keep_alive_timeout)
+        if service.stopping:  # accepted before, and made only now
+            service.loop.call_soon(self.shut_down)
 
     def data_received(self, data: bytes) -> None:
         if self._state == READING and not self.paused:
@@ -144,9 +146,13 @@ class HTTPProtocol(Answering):
     # The server's side.
 
     def shut_down(self) -> None:
-        """Closes if nothing is in hand; else after the answer."""
+        """Closes if nothing is in hand, at once or after a drain; else after the answer."""
         if self._state == READING and not self._waits() and self._body is None:
-            self.close()
+            if not self.service.drain_seconds:
+                self.close()
+            elif not self._unread:
+                drained = self.service.clock.deadline(self.service.drain_seconds)
+                self.deadline = min(self.deadline, drained)
 
     def expire(self, now: float) -> None:
         """A deadline has passed."""
@@ -412,6 +418,8 @@ class HTTPProtocol(Answering):
             self.service.loop.call_soon(self._go_on)
         else:
             self.deadline = self.service.clock.deadline(self.service.settings.keep_alive_timeout)
+            if self.service.stopping:  # its head was sent before, and did not say so
+                self.shut_down()
 
     def _end(self) -> None:
         """Closes; not before the client had time to read, if it is still sending."""

@@ -59,6 +59,7 @@ class Service:
         template: the part of env that all requests have in common.
         tasks: apps and handlers that are running.
         stopping: no request is taken any more.
+        drain_seconds: how long a stop leaves idle HTTP connections open.
         aborted: no message that still waits is handed over any more.
         descriptor_ceiling, descriptor_brim: see `Levels`.
         rest: accepts no connection for a while.
@@ -87,6 +88,7 @@ class Service:
         self.template: Env = {}
         self.stopping = False
         self.aborted = False
+        self.drain_seconds = 0.0
         self.descriptor_ceiling = self.descriptor_brim = sys.maxsize
         self.rest: Callable[[], object] = lambda: None
         self.loop: asyncio.AbstractEventLoop

@@ -19,10 +19,16 @@ CLOSED: Final = 2
 
 FLUSH_BYTES: Final = 64 * 1024  # what is kept back at most, before it is written
 
-_ids: Final = itertools.count(1)
+_ids = itertools.count(1)
 
 # One lock for all: it is held for an addition only, and few threads write.
 _posting: Final = Lock()
+
+
+def number_connections(first: int) -> None:
+    """The ids of connections begin with `first`: those of another process shall be others."""
+    global _ids
+    _ids = itertools.count(first)
 
 
 class Writing(asyncio.Protocol):

@@ -1,0 +1,221 @@
+"""A worker: what a forked process does from its first moment to its last.
+
+It takes its orders from the parent, over the control line; signals that a terminal sends to
+everybody are the parent's business. When the parent has gone, so does the worker.
+"""
+
+import asyncio
+import importlib
+import os
+import random
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any, Final
+
+from iodine_aio import lifecycle
+from iodine_aio.binds import Bind, delegate_opening
+from iodine_aio.control import MAX_TEXT, Control, Words
+from iodine_aio.errors import EXIT_APP, EXIT_BIND, EXIT_STARTUP, LoadError, StartupError, UsageError
+from iodine_aio.logs import error_log
+from iodine_aio.loop import new_event_loop
+from iodine_aio.memory import resident_bytes
+from iodine_aio.protocols.writing import number_connections
+from iodine_aio.server import Server
+
+_ORPHAN_SECONDS: Final = 1.0  # what connections get when the parent has gone
+_LAST_SECONDS: Final = 0.8  # until an orphan that has not ended yet is ended
+_BEAT_SECONDS: Final = 5.0  # at most, between two signs of life
+
+Load = Callable[[], object]
+
+
+class Opener:
+    """Opens listening sockets by asking the parent, who keeps them.
+
+    Attributes:
+        kept: sockets of slots without a worker, which this one accepts from.
+        unread: orders that arrived while an answer was awaited.
+    """
+
+    def __init__(self, control: Control) -> None:
+        self._control: Final = control
+        self._asked: Final[dict[Bind, int]] = {}
+        self.kept: Final[dict[int, list[socket.socket]]] = {}
+        self.unread: Final[list[Words]] = []
+
+    def __call__(self, bind: Bind, backlog: int) -> list[socket.socket]:
+        number = self._asked.get(bind, 0)
+        self._asked[bind] = number + 1
+        self._control.sock.setblocking(True)
+        try:
+            self._control.send("open", str(bind), bind.mode, number, backlog)
+            return self._take(self._wait_for_answer())
+        finally:
+            self._control.sock.setblocking(False)
+
+    def _wait_for_answer(self) -> Words:
+        while not self._control.ended:
+            answer: Words | None = None
+            for words in self._control.receive():
+                if words[0] in ("sockets", "refused"):
+                    answer = words
+                else:
+                    self.unread.append(words)
+            if answer is not None:
+                return answer
+        raise StartupError("the parent has ended")
+
+    def _take(self, answer: Words) -> list[socket.socket]:
+        if answer[0] == "refused":
+            raise OSError(answer[1], answer[2])
+        slots: list[int] = answer[1]
+        found = self._control.take_sockets(len(slots))
+        for slot, sock in list(zip(slots, found, strict=True))[1:]:
+            self.kept.setdefault(slot, []).append(sock)
+        return found
+
+
+class Worker:
+    """Serves until it is told not to.
+
+    Args:
+        control: its end of the line.
+        server: what it serves, unstarted.
+    """
+
+    def __init__(self, control: Control, server: Server) -> None:
+        self._control: Final = control
+        self._server: Final = server
+        self._settings: Final = server.settings
+        self._opener: Final = Opener(control)
+        self._requests_left = 0
+        self._loop: asyncio.AbstractEventLoop
+        self._asked = False
+
+    def run(self, load: Load) -> int:
+        """Lets `load` complete the server, and serves; returns the exit code."""
+        delegate_opening(self._opener)
+        # 22 bits of process id, 30 of number: JavaScript counts to 53 bits exactly.
+        number_connections((os.getpid() << 30) + 1)
+        importlib.invalidate_caches()  # those of the parent may be as old as it is
+        try:
+            self._server.open()
+            load()
+        except OSError as error:
+            return self._fail(EXIT_BIND, error.strerror or str(error))
+        except StartupError as error:
+            return self._fail(error.exit_code, str(error))
+        except (LoadError, UsageError) as error:
+            return self._fail(EXIT_APP, str(error))
+        if self._settings.max_requests:
+            self._count_requests()
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            try:
+                runner.run(self._serve())
+            except StartupError as error:
+                return self._fail(EXIT_STARTUP, str(error))
+        return 0
+
+    def _fail(self, code: int, text: str) -> int:
+        self._control.send("failed", code, text[:MAX_TEXT])
+        return code
+
+    async def _serve(self) -> None:
+        loop = self._loop = asyncio.get_running_loop()
+        self._control.sock.setblocking(False)
+        loop.add_reader(self._control.sock.fileno(), self._read)
+        loop.add_signal_handler(signal.SIGTERM, self._take_signal)
+        server = self._server
+        server.start()
+        await server.started()
+        self._control.send("ready")
+        self._beat()
+        await server
+
+    # What the parent says.
+
+    def _read(self) -> None:
+        for words in self._control.receive():
+            self._opener.unread.append(words)
+        while self._opener.unread:
+            self._obey(self._opener.unread.pop(0))
+        if self._control.ended:
+            self._loop.remove_reader(self._control.sock.fileno())
+            self._loop.create_task(self._end_as_orphan())
+
+    def _obey(self, words: Words) -> None:
+        server = self._server
+        match words:
+            case ["stop", float() | int() as seconds]:
+                server.stop_soon(seconds)
+            case ["drain"]:
+                server.stop_soon(drain=self._settings.drain_timeout)
+            case ["abort"]:
+                server.stop_soon(0)
+                server.abort()
+            case ["adopt", int() as slot, int() as count]:
+                for sock in self._control.take_sockets(count):
+                    self._opener.kept.setdefault(slot, []).append(sock)
+                    self._loop.create_task(self._adopt(sock))
+            case ["release", int() as slot]:
+                for sock in self._opener.kept.pop(slot, ()):
+                    server.accept_no_more(sock)
+            case _:
+                error_log.error("the parent says %r", words[0])
+
+    async def _adopt(self, sock: socket.socket) -> None:
+        if self._server.running:
+            await self._server.accept_also(sock)
+
+    def _take_signal(self) -> None:
+        """SIGTERM to this process alone: another worker will take its place."""
+        if self._asked:
+            self._server.abort()
+        self._asked = True
+        self._server.stop_soon()
+
+    async def _end_as_orphan(self) -> None:
+        error_log.error("the parent process has gone: worker %d ends", os.getpid())
+        self._loop.call_later(_ORPHAN_SECONDS + _LAST_SECONDS, os._exit, 1)
+        await lifecycle.enter_state("on_parent_crush")
+        self._server.stop_soon(_ORPHAN_SECONDS)
+
+    # What it says to the parent.
+
+    def _beat(self) -> None:
+        """Says that the loop turns; and asks to be replaced when it has grown too old."""
+        settings = self._settings
+        seconds = min(_BEAT_SECONDS, settings.worker_timeout / 4 or _BEAT_SECONDS)
+        self._control.send("beat")
+        if settings.max_rss_bytes and (size := resident_bytes()) > settings.max_rss_bytes:
+            self._control.send("retire", f"it has grown to {size >> 20} MiB")
+        elif settings.max_requests and self._requests_left <= 0:
+            self._control.send("retire", "it has served its number of requests")
+        self._loop.call_later(seconds, self._beat)
+
+    def _count_requests(self) -> None:
+        # Not all at once, where all began at once.
+        number = self._settings.max_requests
+        self._requests_left = number + random.randrange(number // 10 + 1)
+        service = self._server._service
+        app = service.app
+
+        def count(env: Any) -> Any:
+            self._requests_left -= 1
+            if not self._requests_left:
+                self._control.send("retire", "it has served its number of requests")
+            return app(env)  # type: ignore[misc]
+
+        if app is not None:
+            service.app = count
+
+
+def flush_outputs() -> None:
+    """Empties Python's buffers, so that a fork does not double what lies in them."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):  # closed, or None
+            continue
