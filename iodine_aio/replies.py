@@ -4,6 +4,7 @@ A future tells those who wait in the loop's next turn, and costs one. Here the o
 waits is told at once, within the call that answers.
 """
 
+import asyncio
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -23,7 +24,25 @@ class Reply:
         self._listener: Callable[[Any], object] | None = None
 
     def __await__(self) -> Generator[Any, None, Any]:
-        raise NotImplementedError("a reply is not awaited, its listener is called")
+        # For who stands between the app and the connection, and changes what it says.
+        if not self.done():
+            told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+            def tell(_: Reply) -> None:
+                if not told.done():
+                    told.set_result(None)
+
+            self._listener = tell
+            try:
+                yield from told
+            except asyncio.CancelledError:
+                self.cancel()
+                raise
+        if self._cancelled:
+            raise asyncio.CancelledError
+        if self._error is not None:
+            raise self._error
+        return self._result
 
     def add_done_callback(self, listener: Callable[[Any], object]) -> None:
         """Calls `listener(self)` when it is there; there can be one."""
