@@ -85,16 +85,17 @@ def _call_home(function: Callable[..., object], *args: Any) -> bool:
 
 
 def enter_loop(loop: asyncio.AbstractEventLoop, post: _Post, settings: Settings) -> Broker:
-    """A server begins to run on `loop`: the broker for its connections."""
-    global _limits
+    """A server begins to run on `loop`: the broker for its connections.
+
+    The settings of the first of several servers are those of the process.
+    """
     with _lock:
+        if not _entered:
+            _set_limits(settings)
         _entered.append(_Home(loop, post))
-    _limits = (settings.max_waiting_messages, settings.hard_limit_bytes)
-    broker.max_channels = settings.max_channels
-    broker.max_channel_length = settings.max_channel_length
     home = _find_home()
     assert home is not None
-    return broker if home.loop is loop else _Branch(post, settings)
+    return broker if home.loop is loop else _Branch(post)
 
 
 def leave_loop(loop: asyncio.AbstractEventLoop, post: _Post) -> None:
@@ -102,10 +103,19 @@ def leave_loop(loop: asyncio.AbstractEventLoop, post: _Post) -> None:
     global _home
     with _lock:
         _entered[:] = [home for home in _entered if home.post != post]
+        if not _entered:
+            _set_limits(Settings())
         if _home is not None and _home.post == post:
             # Its mail is read no longer; the loop itself may go on.
             others = [home for home in _entered if home.loop is loop]
             _home = others[0] if others else _make_visitor(loop)
+
+
+def _set_limits(settings: Settings) -> None:
+    global _limits
+    _limits = (settings.max_waiting_messages, settings.hard_limit_bytes)
+    broker.max_channels = settings.max_channels
+    broker.max_channel_length = settings.max_channel_length
 
 
 class _Remote:
@@ -124,10 +134,10 @@ class _Remote:
 class _Branch(Broker):
     """The broker, as the connections of a server see it whose loop is not the broker's."""
 
-    def __init__(self, post: _Post, settings: Settings) -> None:
+    def __init__(self, post: _Post) -> None:
         super().__init__(log_subscriber)
         self._post: Final = post
-        self.max_channel_length = settings.max_channel_length
+        self.max_channel_length = broker.max_channel_length
 
     def check_room(self, channel: str, pattern: bool = False) -> None:
         broker.check_room(channel, pattern)

@@ -194,12 +194,22 @@ class Member:
         self.ends.append(code)
 
 
+class Subscriber(Member):
+    """Publishes what it hears to all others."""
+
+    def on_open(self):
+        self.subscribe("chat")
+
+    def on_message(self, data):
+        self.publish("chat", data, to_self=False)
+
+
 @contextlib.asynccontextmanager
-async def chat(members, count, **options):
+async def chat(members, count, kind=Member, **options):
     """A server and the sockets of so many members of one chat."""
 
     def app(env):
-        env["upgrade.websocket"] = Member(members)
+        env["upgrade.websocket"] = kind(members)
         return 0, {}, None
 
     async with serving(app, **options) as server:
@@ -248,6 +258,42 @@ async def test_one_of_a_hundred_subscribers_never_reads(policy):
             assert members[0].ends == [1008]
             assert members[0].pending == 0
             assert members[1].count == 99
+
+
+@pytest.mark.parametrize("policy", ["close", "drop"])
+async def test_one_of_a_hundred_that_a_channel_is_published_to_never_reads(policy):
+    """The same; what it does not get is counted, and its subscription ends with it."""
+    members = []
+    soft, hard, size, rounds = 64 * KIB, 256 * KIB, 16 * KIB - 4, 60
+    limits = {"soft_limit_bytes": soft, "hard_limit_bytes": hard, "hard_limit_policy": policy}
+    async with chat(members, 100, Subscriber, **limits) as (server, socks):
+        loop = asyncio.get_running_loop()
+        stuck, speaker, *others = socks
+        broker = server._service.broker
+        delivered, dropped = broker.delivered, broker.dropped
+        most = 0
+        for _ in range(rounds):
+            await loop.sock_sendall(speaker, text_frame(size))
+            heard = await asyncio.gather(*(receive(sock, size + 4) for sock in others))
+            most = max(most, members[0].pending)
+
+            assert all(len(data) == size + 4 for data in heard)
+        assert hard < most <= hard + 2 * (size + 4)
+
+        missed = broker.dropped - dropped
+        if policy == "drop":
+            received = len(await receive(stuck, (rounds - missed) * (size + 4)))
+            assert 1 < missed < rounds
+            assert received == (rounds - missed) * (size + 4)
+            assert broker.delivered - delivered == rounds * 99
+        else:
+            assert missed == 1
+            assert broker.delivered - delivered < rounds * 99
+            assert len(broker._channels["chat"]) == 99
+            let_pass(server, server.settings.close_timeout)
+            await until(lambda: members[0].ends)
+
+            assert members[0].ends == [1008]
 
 
 async def test_subscriber_below_the_limit_that_never_reads_is_dropped():

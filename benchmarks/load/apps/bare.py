@@ -1,6 +1,6 @@
 """The floor: uvloop protocols that know their answers beforehand.
 
-    python bare.py PORT {hello,echo}
+    python bare.py PORT {hello,echo,broadcast}
 
 They parse nothing, check nothing and serve nobody but these benchmarks: what
 they cost is what any server on uvloop pays before its first line of Python.
@@ -61,6 +61,29 @@ class Echo(asyncio.Protocol):
         )
 
 
+class Broadcast(Echo):
+    """Writes a frame made ready to everybody, for each message that somebody sends."""
+
+    __slots__ = ()
+    transports = set()  # noqa: RUF012 - of all of them
+
+    def connection_made(self, transport):
+        self.transport = transport
+        self.transports.add(transport)
+
+    def data_received(self, data):
+        if data.startswith(b"GET "):
+            self.answer_head(data)
+            return
+        # The mask is of zeros.
+        frame = bytes((data[0], data[1] & 0x7F)) + data[6:]
+        for transport in self.transports:
+            transport.write(frame)
+
+    def connection_lost(self, error):
+        self.transports.discard(self.transport)
+
+
 async def serve(port, protocol):
     server = await asyncio.get_running_loop().create_server(
         protocol, "127.0.0.1", port, backlog=4096
@@ -68,5 +91,7 @@ async def serve(port, protocol):
     await server.serve_forever()
 
 
+APPS = {"hello": Hello, "echo": Echo, "broadcast": Broadcast}
+
 if __name__ == "__main__":
-    uvloop.run(serve(int(sys.argv[1]), {"hello": Hello, "echo": Echo}[sys.argv[2]]))
+    uvloop.run(serve(int(sys.argv[1]), APPS[sys.argv[2]]))

@@ -1,4 +1,4 @@
-"""Hello and echo for iodine_aio."""
+"""Hello, echo and two ways to broadcast, for iodine_aio."""
 
 
 class Echo:
@@ -6,6 +6,24 @@ class Echo:
 
     def on_message(self, data):
         self.write(data)
+
+
+class Publisher:
+    """Publishes each message to all that are connected."""
+
+    def on_open(self):
+        self.subscribe("all")
+
+    def on_message(self, data):
+        self.publish("all", data)
+
+
+class Caller:
+    """Writes each message to all that are connected."""
+
+    def on_message(self, data):
+        self.write(data)
+        self.each(lambda other: other.write(data))
 
 
 def hello(env):
@@ -18,4 +36,16 @@ def echo(env):
     if not env["upgrade.websocket?"]:
         return hello(env)
     env["upgrade.websocket"] = Echo
+    return 101, [], []
+
+
+def publish(env):
+    """Adopt a `Publisher`."""
+    env["upgrade.websocket"] = Publisher
+    return 101, [], []
+
+
+def each(env):
+    """Adopt a `Caller`."""
+    env["upgrade.websocket"] = Caller
     return 101, [], []

@@ -1,0 +1,254 @@
+"""Broadcast of 64 bytes to many WebSockets of one process: CPU a delivery.
+
+    python benchmarks/load/broadcast.py
+    python benchmarks/load/broadcast.py --connections 10000
+    python benchmarks/load/broadcast.py --servers bare iodine_aio --connections 100 10000
+    python benchmarks/load/broadcast.py --stuck
+
+One connection sends a message, the server sends it to all, that one included. When
+everybody has it the next one is sent. CPU time is what the server's processes used, user
+and system, divided by the deliveries that the client counted.
+
+With `--stuck` one connection stops reading. Messages then are of 16 KiB, so that it falls
+behind soon, and one is sent every 20 milliseconds. What counts is when the others have
+them, and what the server's memory grows by, both beside the same where all read.
+"""
+
+import argparse
+import contextlib
+import select
+import socket
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import median
+
+from connections import TIMEOUT_SECONDS, Unanswered, connect, shake_hands
+from servers import (
+    APPS,
+    Kind,
+    Server,
+    ServerFailed,
+    add_servers_option,
+    bare_command,
+    iodine_command,
+    pin_client,
+    raise_descriptor_limit,
+    report_failure,
+    running,
+    uvicorn_command,
+)
+from table import format_table
+
+BYTES = 64
+STUCK_BYTES = 16 * 1024
+STUCK_INTERVAL_SECONDS = 0.02
+WARM_UP_ROUNDS = 5
+
+
+def script_command(name: str) -> "Kind":
+    def command(port: int, app: str, folder: Path) -> list[str]:
+        return [sys.executable, str(APPS / name), str(port)]
+
+    return Kind(command)
+
+
+def starlette_command(port: int, app: str, folder: Path) -> list[str]:
+    return uvicorn_command(port, "app", folder, module="broadcast_starlette")
+
+
+KINDS: dict[str, Kind] = {
+    "bare": Kind(lambda port, app, folder: bare_command(port, "broadcast", folder)),
+    "iodine_aio": Kind(lambda port, app, folder: iodine_command(port, "publish", folder)),
+    "iodine_aio-each": Kind(lambda port, app, folder: iodine_command(port, "each", folder)),
+    "websockets": script_command("broadcast_websockets.py"),
+    "aiohttp": script_command("broadcast_aiohttp.py"),
+    "picows": script_command("broadcast_picows.py"),
+    "starlette": Kind(starlette_command),
+    "socketify": script_command("broadcast_socketify.py"),
+    "node-ws": Kind(lambda port, app, folder: ["node", str(APPS / "broadcast_ws.js"), str(port)]),
+}
+
+
+def encode_text(size: int) -> tuple[bytes, int]:
+    """A text message as a client sends it, and how long it is when it comes back."""
+    if size < 126:
+        return bytes((0x81, 0x80 | size)) + bytes(4) + b"x" * size, 2 + size
+    return b"\x81\xfe" + size.to_bytes(2, "big") + bytes(4) + b"x" * size, 4 + size
+
+
+class Audience:
+    """The client's ends of all connections.
+
+    Attributes:
+        connections: the first of them speaks.
+    """
+
+    def __init__(self, port: int, count: int) -> None:
+        self.connections: list[socket.socket] = []
+        self._poll = select.epoll()
+        try:
+            for number in range(count):
+                connection = connect(port, number)
+                self.connections.append(connection)
+                shake_hands(connection)
+                connection.setblocking(False)
+                self._poll.register(connection, select.EPOLLIN)
+        except BaseException:
+            self.close()
+            raise
+        self._by_number = {c.fileno(): c for c in self.connections}
+
+    def close(self) -> None:
+        """Ends all of them."""
+        self._poll.close()
+        for connection in self.connections:
+            connection.close()
+
+    def stop_reading(self, connection: socket.socket) -> None:
+        """Nothing more is read from `connection`."""
+        self._poll.unregister(connection)
+        del self._by_number[connection.fileno()]
+
+    def send(self, frame: bytes) -> None:
+        """Says something."""
+        self.connections[0].sendall(frame)
+
+    def receive(self, size: int) -> list[float]:
+        """Reads `size` bytes from each; when each had the last of them."""
+        left = dict.fromkeys(self._by_number, size)
+        times = []
+        deadline = time.monotonic() + TIMEOUT_SECONDS
+        while left:
+            if time.monotonic() > deadline:
+                raise Unanswered(f"{len(left)} of {len(self._by_number)} did not get it all")
+            for number, _ in self._poll.poll(1.0, 1024):
+                with contextlib.suppress(BlockingIOError):
+                    data = self._by_number[number].recv(65536)
+                    if not data:
+                        raise Unanswered("the server closed a connection")
+                    if left.get(number, 0) < len(data):
+                        raise Unanswered("the server sent more than it was told to")
+                    left[number] -= len(data)
+                    if not left[number]:
+                        del left[number]
+                        times.append(time.monotonic())
+        return times
+
+
+@contextlib.contextmanager
+def listening(port: int, count: int) -> Iterator[Audience]:
+    audience = Audience(port, count)
+    try:
+        yield audience
+    finally:
+        audience.close()
+
+
+def measure(name: str, count: int, seconds: float) -> tuple[float, float]:
+    """Deliveries a second of the server's CPU time, and CPU microseconds a delivery."""
+    frame, size = encode_text(BYTES)
+    with running(name, kinds=KINDS, body=b"") as server, listening(server.port, count) as audience:
+        time.sleep(0.5)  # until the last is known to all servers as one of them
+        for _ in range(WARM_UP_ROUNDS):
+            audience.send(frame)
+            audience.receive(size)
+        before, deliveries = server.cpu_seconds(), 0
+        ends = time.monotonic() + seconds
+        while time.monotonic() < ends:
+            audience.send(frame)
+            audience.receive(size)
+            deliveries += count
+        used = server.cpu_seconds() - before
+    return deliveries / seconds, used / deliveries * 1e6
+
+
+def measure_stuck(server: Server, count: int, seconds: float, stuck: bool) -> tuple[float, float]:
+    """The 99th percentile of the others' waiting, in milliseconds, and MiB grown."""
+    frame, size = encode_text(STUCK_BYTES)
+    waited: list[float] = []
+    with listening(server.port, count) as audience:
+        time.sleep(0.5)
+        audience.send(frame)
+        audience.receive(size)
+        if stuck:
+            audience.stop_reading(audience.connections[-1])
+        before = server.resident_bytes()
+        most = before
+        ends = time.monotonic() + seconds
+        while (now := time.monotonic()) < ends:
+            audience.send(frame)
+            waited += [got - now for got in audience.receive(size)]
+            most = max(most, server.resident_bytes())
+            time.sleep(max(0.0, now + STUCK_INTERVAL_SECONDS - time.monotonic()))
+    return sorted(waited)[int(len(waited) * 0.99)] * 1e3, (most - before) / 2**20
+
+
+def compare(options: argparse.Namespace, count: int) -> list[list[str]]:
+    """Rows of medians; ratios to `bare` are taken within a round."""
+    turns: dict[str, list[tuple[float, float]]] = {}
+    names = list(options.servers)
+    for _ in range(options.rounds):
+        for name in list(names):
+            try:
+                turns.setdefault(name, []).append(measure(name, count, options.seconds))
+            except (ServerFailed, Unanswered, OSError) as error:
+                report_failure(f"{name}, {count} connections", error)
+                names.remove(name)
+                turns.pop(name, None)
+    least = [cpu for _, cpu in turns.get("bare", [])]
+    rows = []
+    for name, figures in turns.items():
+        costs = [cpu for _, cpu in figures]
+        ratios = [cost / low for cost, low in zip(costs, least, strict=bool(least))]
+        row = [name, str(count), f"{median(rate for rate, _ in figures):.0f}"]
+        row += [f"{median(costs):.2f}", f"{min(costs):.2f}-{max(costs):.2f}"]
+        rows.append([*row, f"{median(ratios):.2f}" if ratios else "-"])
+    return rows
+
+
+def compare_stuck(options: argparse.Namespace, count: int) -> list[list[str]]:
+    """Rows with and without a connection that does not read."""
+    rows = []
+    for name in options.servers:
+        for stuck in (False, True):
+            try:
+                with running(name, kinds=KINDS, body=b"") as server:
+                    p99, grown = measure_stuck(server, count, options.seconds, stuck)
+            except (ServerFailed, Unanswered, OSError) as error:
+                report_failure(f"{name}, {count} connections", error)
+                continue
+            reads = "all but one" if stuck else "all"
+            rows.append([name, str(count), reads, f"{p99:.1f}", f"{grown:.1f}"])
+    return rows
+
+
+def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    add_servers_option(parser, KINDS, KINDS)
+    parser.add_argument(
+        "--connections", type=int, nargs="+", default=[1000], help="(default: 1000)"
+    )
+    parser.add_argument("--seconds", type=float, default=3.0, help="of a turn (default: 3)")
+    parser.add_argument("--rounds", type=int, default=3, help="whose median counts (default: 3)")
+    parser.add_argument("--stuck", action="store_true", help="one connection stops reading")
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    options = parse_options()
+    pin_client()
+    raise_descriptor_limit()
+    rows: list[list[str]] = []
+    for count in options.connections:
+        rows += compare_stuck(options, count) if options.stuck else compare(options, count)
+    if options.stuck:
+        head = ["server", "connections", "who reads", "p99 ms", "MiB grown"]
+    else:
+        head = ["server", "connections", "deliveries/s", "CPU us each", "of the rounds", "x bare"]
+    print(format_table(head, rows))
+
+
+if __name__ == "__main__":
+    main()

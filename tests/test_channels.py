@@ -1,0 +1,436 @@
+"""Publish and subscribe for all of the process, and the loops that it happens on."""
+
+import asyncio
+import contextlib
+import gc
+import threading
+
+import pytest
+
+import iodine_aio
+from iodine_aio import channels
+from iodine_aio.errors import UsageError
+from tests.clients import WebSocketClient, connect, open_websocket, read_head
+from tests.frames import TEXT, text_frame
+from tests.handlers import hello
+from tests.loops import LOOP_FACTORIES
+from tests.requests import HANDSHAKE
+
+
+@pytest.fixture(autouse=True)
+def nothing_left():
+    """Every test ends what it began."""
+    yield
+    gc.collect()
+    assert channels.broker._channels == {}
+    assert channels.broker._patterns == {}
+
+
+async def until(condition):
+    """Lets the loop turn until it is so."""
+    while not condition():
+        await asyncio.sleep(0)
+
+
+class Chat:
+    """Says in the room what it hears."""
+
+    def on_open(self):
+        self.subscribe("room")
+
+    def on_message(self, data):
+        self.publish("room", data)
+
+
+# Publishing.
+
+
+async def test_program_and_its_connections_hear_each_other():
+    """Both ways, by the same channel."""
+    heard = []
+    subscription = iodine_aio.subscribe("room", heard.append)
+    async with open_websocket(Chat) as client:
+        assert iodine_aio.publish("room", "program")
+        assert await client.receive() == (TEXT, b"program")
+        client.send(text_frame("client"))
+        assert await client.receive() == (TEXT, b"client")
+        await until(lambda: len(heard) == 2)
+
+        assert [message.data for message in heard] == ["program", "client"]
+        subscription.cancel()
+
+
+async def test_other_threads_publish_in_their_order():
+    """Without a connection; the thread waits for nothing."""
+    async with open_websocket(Chat) as client:
+        taken = []
+
+        def speak():
+            taken.extend([iodine_aio.publish("room", str(number)) for number in range(50)])
+
+        thread = threading.Thread(target=speak)
+        thread.start()
+        for number in range(50):
+            assert await client.receive() == (TEXT, b"%d" % number)
+        thread.join()
+
+        assert taken == [True] * 50
+
+
+def test_without_a_loop_nobody_hears_and_the_publisher_is_told():
+    """False: it is dropped; what is wrong with it is raised all the same."""
+    heard = []
+    subscription = iodine_aio.subscribe("room", heard.append)
+
+    assert iodine_aio.publish("room", "hi") is False
+    with pytest.raises(UsageError, match="must be str or bytes"):
+        iodine_aio.publish("room", 7)  # type: ignore[arg-type]
+    assert heard == []
+    subscription.cancel()
+
+
+async def test_thread_that_publishes_faster_than_the_loop_is_told():
+    """What waits for the loop is bounded; the rest is dropped and counted."""
+    limits = {"hard_limit_bytes": 1000, "soft_limit_bytes": 1000}
+    async with iodine_aio.serve(hello, port=0, **limits):
+        heard, taken = [], []
+        subscription = iodine_aio.subscribe("room", heard.append)
+        dropped = channels.broker.dropped
+        thread = threading.Thread(
+            target=lambda: taken.extend([iodine_aio.publish("room", "x" * 100) for _ in range(20)])
+        )
+        thread.start()
+        thread.join()  # the loop does nothing meanwhile
+        await until(lambda: len(heard) == 11)
+
+        assert taken == [True] * 11 + [False] * 9
+        assert channels.broker.dropped - dropped == 9
+        assert iodine_aio.publish("room", "again")
+        await until(lambda: len(heard) == 12)
+        subscription.cancel()
+
+
+# Callbacks.
+
+
+async def test_callbacks_of_one_subscription_never_overlap(caplog):
+    """Coroutines; one that raises is logged, and the next message comes."""
+    busy, heard = [], []
+
+    async def hear(message):
+        assert not busy
+        busy.append(message)
+        await asyncio.sleep(0)
+        busy.clear()
+        heard.append(message.data)
+        if message.data == "0":
+            raise LookupError("of the callback")
+
+    subscription = iodine_aio.subscribe("r*", hear, pattern=True)
+    for number in range(5):
+        iodine_aio.publish("room", str(number))
+    await until(lambda: len(heard) == 5)
+
+    assert heard == list("01234")
+    assert "of the callback" in caplog.text
+    iodine_aio.unsubscribe(subscription)
+
+
+async def test_plain_callback_that_raises_affects_nobody_else(caplog):
+    """Neither others nor its own next messages."""
+    heard, failed = [], []
+
+    def fail(message):
+        failed.append(message)
+        raise LookupError("of the callback")
+
+    subscriptions = [iodine_aio.subscribe("room", f) for f in (fail, heard.append)]
+    iodine_aio.publish("room", "one")
+    iodine_aio.publish("room", "two")
+    await until(lambda: len(heard) == len(failed) == 2)
+
+    assert caplog.text.count("LookupError: of the callback") == 2
+    for subscription in subscriptions:
+        subscription.cancel()
+
+
+async def test_cancelled_callback_hears_nothing_not_even_what_waits():
+    """It was published before; cancelling twice does no harm."""
+    heard = []
+    subscription = iodine_aio.subscribe("room", heard.append)
+    iodine_aio.publish("room", "one")
+    subscription.cancel()
+    subscription.cancel()
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+    assert heard == []
+
+
+@pytest.mark.parametrize("factory", LOOP_FACTORIES.values(), ids=LOOP_FACTORIES)
+def test_callback_subscribed_before_any_loop_runs_on_the_servers(factory):
+    """As at the import of a program."""
+    heard = []
+    subscription = iodine_aio.subscribe(
+        "room", lambda message: heard.append((message.data, threading.get_ident()))
+    )
+
+    async def main():
+        async with iodine_aio.serve(hello, port=0):
+            iodine_aio.publish("room", "hi")
+            await until(lambda: heard)
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(main())
+
+    assert heard == [("hi", threading.get_ident())]
+    subscription.cancel()
+
+
+@pytest.mark.parametrize("subscription", [None, "room", 7])
+def test_only_a_subscription_can_be_ended(subscription):
+    """Others may listen to the same channel."""
+    with pytest.raises(UsageError, match="must be what subscribe returned"):
+        iodine_aio.unsubscribe(subscription)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ((b"room",), "channel is bytes"),
+        (("x" * 256, print), "max_channel_length"),
+        (("room", "print"), "callback is str, must be a function"),
+        (("[", print, True), "without its"),
+    ],
+)
+def test_wrong_subscription_is_refused(arguments, text):
+    """With what is wrong, and nothing left behind."""
+    with pytest.raises(UsageError, match=text):
+        iodine_aio.subscribe(*arguments)
+
+
+# async for.
+
+
+async def test_messages_come_to_an_async_for():
+    """From the call of subscribe on; break ends it."""
+    messages = iodine_aio.subscribe("room")
+    for number in range(3):
+        iodine_aio.publish("room", str(number))
+    heard = []
+    async for message in messages:
+        heard.append((message.channel, message.data))
+        if len(heard) == 3:
+            break
+
+    assert heard == [("room", "0"), ("room", "1"), ("room", "2")]
+    del messages
+
+
+async def test_break_ends_a_subscription_that_nobody_holds():
+    """As in `async for message in iodine_aio.subscribe("room")`."""
+    async for _ in publishing_soon(iodine_aio.subscribe("r*", pattern=True)):
+        break
+
+    assert channels.broker.channel_count == 0
+
+
+def publishing_soon(messages):
+    asyncio.get_running_loop().call_soon(iodine_aio.publish, "room", "hi")
+    return messages
+
+
+async def test_loop_that_waits_has_each_message_when_it_comes():
+    """And ends when somebody closes it."""
+    heard = []
+    messages = iodine_aio.subscribe("room")
+
+    async def listen():
+        async for message in messages:
+            heard.append(message.data)
+        heard.append("end")
+
+    task = asyncio.create_task(listen())
+    for number in range(3):
+        iodine_aio.publish("room", str(number))
+        await until(lambda number=number: len(heard) == number + 1)
+    await messages.aclose()
+    await task
+
+    assert heard == ["0", "1", "2", "end"]
+    assert [message async for message in messages] == []
+
+
+async def test_cancelled_loop_ends_its_subscription():
+    """As when a program ends."""
+    async with iodine_aio.subscribe("room") as messages:
+
+        async def listen():
+            async for _ in messages:
+                pass
+
+        task = asyncio.create_task(listen())
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert channels.broker.has("room")
+
+    assert not channels.broker.has("room")
+
+
+@pytest.mark.parametrize("factory", LOOP_FACTORIES.values(), ids=LOOP_FACTORIES)
+def test_subscription_ends_with_its_loop(factory):
+    """A task that still waits then is cancelled, and holds nothing."""
+
+    async def listen():
+        async for _ in iodine_aio.subscribe("room"):
+            pass
+
+    async def main():
+        listening = asyncio.create_task(listen())
+        await asyncio.sleep(0)
+        assert channels.broker.has("room")
+        return listening
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(main())
+    gc.collect()
+
+    assert not channels.broker.has("room")
+
+
+async def test_messages_that_nobody_takes_are_bounded():
+    """The newest are dropped, and counted."""
+    async with iodine_aio.serve(hello, port=0, max_waiting_messages=3):
+        messages = iodine_aio.subscribe("room")
+        for number in range(5):
+            iodine_aio.publish("room", str(number))
+        heard = [(await anext(messages)).data for _ in range(3)]
+        iodine_aio.publish("room", "5")
+
+        assert [*heard, (await anext(messages)).data] == ["0", "1", "2", "5"]
+        assert messages.dropped == 2
+        await messages.aclose()
+
+
+async def test_two_loops_over_the_same_messages_are_refused():
+    """Each would have half of them."""
+    async with iodine_aio.subscribe("room") as messages:
+        first = asyncio.create_task(anext(messages))  # type: ignore[arg-type]
+        await asyncio.sleep(0)
+
+        with pytest.raises(UsageError, match="subscribe twice"):
+            await anext(messages)
+        iodine_aio.publish("room", "hi")
+        assert (await first).data == "hi"
+
+
+# Several loops.
+
+
+@contextlib.contextmanager
+def elsewhere(factory, main):
+    """Runs `main(stop)` on a loop in another thread until the block ends."""
+    started = threading.Event()
+    ending = []
+
+    async def run():
+        stop = asyncio.Event()
+        ending.extend([asyncio.get_running_loop(), stop])
+        await main(started, stop)
+
+    def work():
+        with asyncio.Runner(loop_factory=factory) as runner:
+            runner.run(run())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        assert started.wait(10)
+        yield
+    finally:
+        ending[0].call_soon_threadsafe(ending[1].set)
+        thread.join(10)
+
+
+@pytest.mark.parametrize("factory", LOOP_FACTORIES.values(), ids=LOOP_FACTORIES)
+def test_servers_of_several_threads_are_one_process(factory):
+    """A message reaches the connections of all, whichever it comes from."""
+    servers = []
+
+    def app(env):
+        env["upgrade.websocket"] = Chat
+        return 0, {}, None
+
+    async def serve(started, stop):
+        async with iodine_aio.serve(app, port=0) as server:
+            servers.append(server)
+            started.set()
+            await stop.wait()
+
+    async def talk():
+        async with contextlib.AsyncExitStack() as stack:
+            clients = []
+            for server in servers:
+                reader, writer = await stack.enter_async_context(connect(server))
+                writer.write(HANDSHAKE)
+                await read_head(reader)
+                clients.append(WebSocketClient(server, reader, writer))
+            # A subscription of another thread is on its way for a moment.
+            await until(lambda: len(channels.broker._channels.get("room", ())) == len(servers))
+            for speaker in clients:
+                speaker.send(text_frame("hi"))
+                for client in clients:
+                    assert await client.receive() == (TEXT, b"hi")
+            assert iodine_aio.publish("room", "from the program")
+            for client in clients:
+                assert await client.receive() == (TEXT, b"from the program")
+
+    with elsewhere(factory, serve):
+        with elsewhere(factory, serve):
+            assert servers[0]._service.broker is channels.broker
+            assert servers[1]._service.broker is not channels.broker
+            asyncio.run(asyncio.wait_for(talk(), 20))
+        servers.pop()
+        asyncio.run(asyncio.wait_for(talk(), 20))
+
+
+@pytest.mark.parametrize("factory", LOOP_FACTORIES.values(), ids=LOOP_FACTORIES)
+def test_next_loop_takes_over_when_the_first_has_ended(factory):
+    """Its server's connections find each other."""
+    servers = []
+
+    def app(env):
+        env["upgrade.websocket"] = Chat
+        return 0, {}, None
+
+    async def serve(started, stop):
+        async with iodine_aio.serve(app, port=0) as server:
+            servers.append(server)
+            started.set()
+            await stop.wait()
+
+    async def talk():
+        async with connect(servers[1]) as (reader, writer):
+            writer.write(HANDSHAKE)
+            await read_head(reader)
+            client = WebSocketClient(servers[1], reader, writer)
+            client.send(text_frame("hi"))
+            assert await client.receive() == (TEXT, b"hi")
+
+    first = elsewhere(factory, serve)
+    first.__enter__()
+    with elsewhere(factory, serve):
+        first.__exit__(None, None, None)
+        asyncio.run(asyncio.wait_for(talk(), 20))
+
+
+async def test_server_that_stops_leaves_the_loop_its_channels():
+    """Programs go on to talk by them, from threads too."""
+    async with iodine_aio.subscribe("room") as messages:
+        async with iodine_aio.serve(hello, port=0):
+            pass
+        await asyncio.to_thread(iodine_aio.publish, "room", "hi")
+
+        assert (await anext(messages)).data == "hi"
