@@ -65,6 +65,8 @@ class Called(Subscription):
         return self._dropped
 
     def deliver(self, message: Message) -> None:
+        if self.ended:
+            return
         settings = self._service.settings
         if (
             self._waiting >= settings.max_waiting_messages

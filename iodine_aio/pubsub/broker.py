@@ -170,6 +170,14 @@ class Broker:
         for pattern in self._patterns:
             engine.subscribe(pattern, True)
 
+    def attach(self, engine: Engine) -> None:
+        """Has `engine` carry messages from now on, and tells it what is wanted here."""
+        self.engine = engine
+        for channel in self._channels:
+            engine.subscribe(channel, False)
+        for channel in self._patterns:
+            engine.subscribe(channel, True)
+
     # What may be asked for; may be called from any thread.
 
     def check_channel(self, channel: object, pattern: bool = False) -> None:

@@ -184,7 +184,7 @@ def test_what_can_change_is_copied(data):
 def test_one_channel_too_many_is_refused():
     """The error names the cure; those that exist take more subscribers."""
     broker, engine = make_broker(), NotedEngine()
-    broker.engine = engine
+    broker.attach(engine)
     broker.max_channels = 2
     broker.subscribe("a", Ear())
     broker.subscribe("b*", Ear(), pattern=True)
@@ -250,7 +250,7 @@ def test_subscribers_may_come_and_go_while_a_message_is_handed_over(pattern):
 def test_engine_is_told_of_a_channels_first_and_last_subscriber():
     """Not of those between; a pattern is another channel than its name."""
     broker, engine = make_broker(), NotedEngine()
-    broker.engine = engine
+    broker.attach(engine)
     first, second = Ear(), Ear()
     broker.subscribe("room", first)
     broker.subscribe("room", second)
@@ -270,10 +270,25 @@ def test_engine_is_told_of_a_channels_first_and_last_subscriber():
     assert broker.channel_count == 0
 
 
+def test_engine_that_comes_later_is_told_of_what_is_there():
+    """Programs subscribe when they are imported, before a worker has its link."""
+    broker, engine, ear = make_broker(), NotedEngine(), Ear()
+    broker.subscribe("room", ear)
+    broker.subscribe("r*", ear, pattern=True)
+    broker.attach(engine)
+    broker.unsubscribe("room", ear)
+
+    assert engine.notes == [
+        ("subscribe", "room", False),
+        ("subscribe", "r*", True),
+        ("unsubscribe", "room", False),
+    ]
+
+
 def test_engine_carries_what_is_published_here_and_not_what_it_brought():
     """Else two processes would send one message to and fro for ever."""
     broker, engine, ear = make_broker(), NotedEngine(), Ear()
-    broker.engine = engine
+    broker.attach(engine)
     broker.subscribe("room", ear)
     broker.publish("room", "ours", but=ear)
     broker.deliver(Message("room", "theirs"))

@@ -14,11 +14,7 @@ app.ws(
         "max_backpressure": 64 * 1024 * 1024,
         "idle_timeout": 240,
         "open": lambda ws: ws.subscribe("all"),
-        # uWebSockets leaves the publisher out: it is sent its own.
-        "message": lambda ws, data, opcode: (
-            ws.send(data, OpCode.TEXT),
-            ws.publish("all", data, OpCode.TEXT),
-        ),
+        "message": lambda ws, data, opcode: ws.publish("all", data, OpCode.TEXT),
     },
 )
 app.listen(int(sys.argv[1]), lambda config: None)
