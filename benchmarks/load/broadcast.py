@@ -9,9 +9,10 @@ One connection sends a message, the server sends it to all, that one included. W
 everybody has it the next one is sent. CPU time is what the server's processes used, user
 and system, divided by the deliveries that the client counted.
 
-With `--stuck` one connection stops reading. Messages then are of 16 KiB, so that it falls
-behind soon, and one is sent every 20 milliseconds. What counts is when the others have
-them, and what the server's memory grows by, both beside the same where all read.
+With `--stuck` one connection stops reading, and `FILL_ROUNDS` messages of 64 KiB fill what
+the kernel and the server keep for it: from then on it misses all. Then a message of 64 bytes
+is sent every 50 milliseconds. What counts is when the others have these, and what the
+server's memory grows by meanwhile, both beside the same where all read.
 """
 
 import argparse
@@ -42,8 +43,9 @@ from servers import (
 from table import format_table
 
 BYTES = 64
-STUCK_BYTES = 16 * 1024
-STUCK_INTERVAL_SECONDS = 0.02
+FILL_BYTES = 65535
+FILL_ROUNDS = 80
+STUCK_INTERVAL_SECONDS = 0.05
 WARM_UP_ROUNDS = 5
 
 
@@ -164,9 +166,13 @@ def measure(name: str, count: int, seconds: float) -> tuple[float, float]:
     return deliveries / seconds, used / deliveries * 1e6
 
 
-def measure_stuck(server: Server, count: int, seconds: float, stuck: bool) -> tuple[float, float]:
-    """The 99th percentile of the others' waiting, in milliseconds, and MiB grown."""
-    frame, size = encode_text(STUCK_BYTES)
+def measure_stuck(server: Server, count: int, seconds: float, stuck: bool) -> list[str]:
+    """What the others waited in milliseconds, and the MiB that the server grew by.
+
+    Median and 99th percentile; while it was filled, and then.
+    """
+    frame, size = encode_text(BYTES)
+    filling, filling_size = encode_text(FILL_BYTES)
     waited: list[float] = []
     with listening(server.port, count) as audience:
         time.sleep(0.5)
@@ -175,14 +181,20 @@ def measure_stuck(server: Server, count: int, seconds: float, stuck: bool) -> tu
         if stuck:
             audience.stop_reading(audience.connections[-1])
         before = server.resident_bytes()
-        most = before
+        for _ in range(FILL_ROUNDS):
+            audience.send(filling)
+            audience.receive(filling_size)
+        filled = most = server.resident_bytes()
         ends = time.monotonic() + seconds
         while (now := time.monotonic()) < ends:
             audience.send(frame)
             waited += [got - now for got in audience.receive(size)]
             most = max(most, server.resident_bytes())
             time.sleep(max(0.0, now + STUCK_INTERVAL_SECONDS - time.monotonic()))
-    return sorted(waited)[int(len(waited) * 0.99)] * 1e3, (most - before) / 2**20
+    waited.sort()
+    percentiles = [waited[int(len(waited) * share)] * 1e3 for share in (0.5, 0.99)]
+    grown = [(filled - before) / 2**20, (most - filled) / 2**20]
+    return [f"{figure:.1f}" for figure in percentiles + grown]
 
 
 def compare(options: argparse.Namespace, count: int) -> list[list[str]]:
@@ -210,17 +222,17 @@ def compare(options: argparse.Namespace, count: int) -> list[list[str]]:
 
 def compare_stuck(options: argparse.Namespace, count: int) -> list[list[str]]:
     """Rows with and without a connection that does not read."""
+    kinds = {"iodine_aio": script_command("broadcast_drops.py")}
     rows = []
-    for name in options.servers:
+    for _ in range(options.rounds):
         for stuck in (False, True):
             try:
-                with running(name, kinds=KINDS, body=b"") as server:
-                    p99, grown = measure_stuck(server, count, options.seconds, stuck)
+                with running("iodine_aio", kinds=kinds, body=b"") as server:
+                    figures = measure_stuck(server, count, options.seconds, stuck)
             except (ServerFailed, Unanswered, OSError) as error:
-                report_failure(f"{name}, {count} connections", error)
+                report_failure(f"{count} connections", error)
                 continue
-            reads = "all but one" if stuck else "all"
-            rows.append([name, str(count), reads, f"{p99:.1f}", f"{grown:.1f}"])
+            rows.append(["all but one" if stuck else "all", str(count), *figures])
     return rows
 
 
@@ -232,7 +244,9 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--seconds", type=float, default=3.0, help="of a turn (default: 3)")
     parser.add_argument("--rounds", type=int, default=3, help="whose median counts (default: 3)")
-    parser.add_argument("--stuck", action="store_true", help="one connection stops reading")
+    parser.add_argument(
+        "--stuck", action="store_true", help="one connection of iodine_aio's stops reading"
+    )
     return parser.parse_args(arguments)
 
 
@@ -244,7 +258,7 @@ def main() -> None:
     for count in options.connections:
         rows += compare_stuck(options, count) if options.stuck else compare(options, count)
     if options.stuck:
-        head = ["server", "connections", "who reads", "p99 ms", "MiB grown"]
+        head = ["who reads", "connections", "median ms", "p99 ms", "MiB to fill", "MiB then"]
     else:
         head = ["server", "connections", "deliveries/s", "CPU us each", "of the rounds", "x bare"]
     print(format_table(head, rows))
