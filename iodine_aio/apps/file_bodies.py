@@ -51,7 +51,7 @@ class FileBodies:
             name = os.fsencode(body)
             file, status = _open_regular(name)
         else:
-            found = _find_regular(body)
+            found = find_regular(body)
             if found is None:
                 return None
             file = body
@@ -120,11 +120,14 @@ def _open_regular(path: bytes) -> tuple[io.FileIO, os.stat_result]:
 _BUFFERED: Final[Sequence[type]] = (io.BufferedReader, io.BufferedRandom)
 
 
-def _find_regular(body: Any) -> tuple[os.stat_result, int] | None:
+def find_regular(body: Any) -> tuple[os.stat_result, int] | None:
     """Status and position of an open regular file; None where `body` is something else.
 
     Not everything with a `fileno` is what that number says: a GzipFile has the one of the
     compressed file. So only what `open` makes is taken, and what `tempfile` wraps it in.
+
+    Raises:
+        ValueError: it is closed.
     """
     file = body
     if type(file).__module__ == "tempfile":

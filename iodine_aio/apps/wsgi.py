@@ -5,12 +5,10 @@ the pool a response leaves as soon as PEP 3333 says, before the app has ended; o
 when the app has returned its iterable.
 """
 
-import io
-import os
-import stat
 from collections.abc import Callable, Iterator
 from typing import Any, Final, Protocol, Self
 
+from iodine_aio.apps.file_bodies import find_regular
 from iodine_aio.apps.threads import Delivery, ThreadedBody, close_iterable
 from iodine_aio.errors import UsageError
 from iodine_aio.wire.environ import Env
@@ -51,12 +49,12 @@ class FileWrapper:
             length: the Content-Length that the app announced, or None.
         """
         try:
-            status = os.fstat(self.filelike.fileno())
-            position = self.filelike.tell()
-        except (AttributeError, OSError, ValueError):
+            found = find_regular(self.filelike)
+        except ValueError:  # who reads it is told better
             return None
-        if not stat.S_ISREG(status.st_mode) or isinstance(self.filelike, io.TextIOBase):
+        if found is None:
             return None
+        status, position = found
         stop = max(position, status.st_size) if length is None else position + length
         return FileBody(self.filelike, [(position, stop)])
 
@@ -112,7 +110,7 @@ class WSGIResponse:
         self._outgoing = outgoing
         self._status: str | None = None
         self._headers: Headers = []
-        self._sent = False  # the head is on its way
+        self._sent = False  # the head is on its way, or as good as that
         self._kept: list[bytes] = []  # what write() was given on the loop
         self._body: ThreadedBody | None = None
 
@@ -151,6 +149,8 @@ class WSGIResponse:
         """
         piece = _checked(data)
         if self._outgoing is None:
+            # What was written cannot be taken back, whether it has left or not.
+            self._sent = True
             self._kept.append(piece)
         else:
             if self._body is None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gzip
 import io
 import sys
 import threading
@@ -295,6 +296,28 @@ async def test_error_after_the_head_is_raised_again(threads: int, caplog: pytest
     assert "the response body raised" in caplog.text
 
 
+@threaded_or_not
+async def test_error_after_a_write_does_not_replace_its_head(threads: int):
+    """Whether what was written has left or not: its pieces are not those of the error page."""
+    raised: list[BaseException] = []
+
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        respond(start_response, ("Content-Length", "6"))(b"abc")
+        try:
+            raise ZeroDivisionError("too late")
+        except ZeroDivisionError:
+            try:
+                start_response("500 Sorry", [("Content-Type", "text/plain")], sys.exc_info())
+            except ZeroDivisionError as error:
+                raised.append(error)
+        return [b"def"]
+
+    answer = await ask(app, threads)
+
+    assert (answer.status, answer.content) == (200, b"abcdef")
+    assert [str(error) for error in raised] == ["too late"]
+
+
 def never_starts(environ: Any, start_response: Any) -> Any:
     return [b"x"]
 
@@ -510,6 +533,38 @@ async def test_wrapped_object_that_is_no_file_is_read(threads: int):
 
     assert answer.content == b"abcdef"
     assert source.closed
+
+
+@threaded_or_not
+async def test_wrapped_file_that_unpacks_is_read(threads: int, tmp_path: Path):
+    """Its number is that of the packed file, which is not what the app returned."""
+    with gzip.open(tmp_path / "packed", "wb") as packed:
+        packed.write(b"plain")
+
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        respond(start_response)
+        return environ["wsgi.file_wrapper"](gzip.open(tmp_path / "packed"))
+
+    async with iodine_aio.serve(app, port=0, threads=threads) as server:
+        answer = Answer(await exchange(server, GET))
+
+    assert answer.content == b"plain"
+
+
+@threaded_or_not
+async def test_wrapped_file_that_cannot_be_read_is_500(threads: int, tmp_path: Path):
+    """It was opened for writing only: not an empty page."""
+
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        respond(start_response)
+        file = (tmp_path / "new").open("wb")
+        file.write(b"new")
+        return environ["wsgi.file_wrapper"](file)
+
+    async with iodine_aio.serve(app, port=0, threads=threads) as server:
+        answer = Answer(await exchange(server, GET))
+
+    assert answer.status == 500
 
 
 # ---- slow clients ----
