@@ -129,6 +129,8 @@ class WebSocketSession:
                     "reason": self._reason,
                 }
             receiver = asyncio.get_running_loop().create_future()
+            # Without those that were cancelled: an app may look in now and then, for hours.
+            self._receivers = [other for other in self._receivers if not other.done()]
             self._receivers.append(receiver)
             await receiver
         data = self._waiting.popleft()
@@ -280,4 +282,7 @@ def _read_close(message: Message) -> tuple[int, str]:
         code = 1000
     if not may_be_sent(code):
         raise UsageError(f"close code {code} cannot be sent")
-    return code, message.get("reason") or ""
+    reason = message.get("reason") or ""
+    if not isinstance(reason, str):
+        raise UsageError(f"close reason is {type(reason).__name__}, must be a str")
+    return code, reason

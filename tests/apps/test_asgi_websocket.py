@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import struct
 from collections.abc import AsyncIterator
 from typing import Any
@@ -282,6 +283,29 @@ async def test_sender_that_never_waits_leaves_the_loop_to_others():
 # ---- the end ----
 
 
+async def test_app_that_looks_in_now_and_then_leaves_nothing_behind():
+    """Each look is a receive that it cancels; none is kept for the message that never comes."""
+    left: list[int] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send(ACCEPT)
+        for _ in range(100):
+            look = asyncio.ensure_future(receive())
+            await asyncio.sleep(0)
+            look.cancel()
+            await asyncio.wait([look])
+        del look
+        left.append(
+            sum(type(one) is asyncio.Future and one.cancelled() for one in gc.get_objects())
+        )
+
+    async with opened(app) as client:
+        await client.receive()
+
+    assert left[0] <= 2
+
+
 async def test_close_of_the_client_is_a_disconnect_with_its_code():
     """And its reason."""
     heard = []
@@ -394,6 +418,7 @@ async def test_send_to_a_client_that_left_raises_oserror(caplog: pytest.LogCaptu
         ([ACCEPT], {"type": "websocket.send"}, "websocket.send needs bytes, or text"),
         ([ACCEPT], {"type": "websocket.send", "text": 7}, "websocket.send needs bytes, or text"),
         ([ACCEPT], {"type": "websocket.close", "code": 1006}, "close code 1006 cannot be sent"),
+        ([ACCEPT], {"type": "websocket.close", "reason": 7}, "close reason is int"),
     ],
 )
 async def test_message_out_of_order_raises_in_the_app(before: Any, message: Any, complaint: str):
