@@ -142,8 +142,13 @@ class Connection(Writing):
         if self._state == OPEN:
             self.deadline = self.service.clock.deadline(self.timeout)
         self._wake_waiters()
-        self.say_drained()
-        self._go_on()
+        # Not at once: asyncio's transport, closed in here, would close a second time.
+        self.service.loop.call_soon(self._resume)
+
+    def _resume(self) -> None:
+        if not self._paused and self._state != CLOSED:
+            self.say_drained()
+            self._go_on()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._state = CLOSED

@@ -7,6 +7,7 @@ request is looked at before that request is answered, and one write answers a wh
 
 import asyncio
 import concurrent.futures
+import contextlib
 import io
 import os
 import socket
@@ -121,6 +122,12 @@ class HTTPProtocol(Answering):
 
     def resume_writing(self) -> None:
         self.paused = False
+        # Not at once: asyncio's transport, closed in here, would close a second time.
+        self.service.loop.call_soon(self._resume)
+
+    def _resume(self) -> None:
+        if self.paused or self._state == GONE:
+            return
         if self._sender is not None:
             self.deadline = self.answer_deadline()
             self._sender.resume()
@@ -389,6 +396,15 @@ class HTTPProtocol(Answering):
         if body is not None:
             body.close()
 
+    def _pass_over(self, body: WholeBody | RequestStream) -> bool:
+        """Drops what was read of a body that its app did not want; True if that was all."""
+        with contextlib.suppress(ProtocolError):
+            self._position += body.feed(self._unread[self._position :])
+        if not self._in_turn:
+            self._unread = self._unread[self._position :]
+            self._position = 0
+        return body.done
+
     def _hold_reading(self) -> None:
         if self._reading:
             self._reading = False
@@ -403,7 +419,7 @@ class HTTPProtocol(Answering):
 
     def request_answered(self) -> None:
         if self._body is not None:
-            if not self._body.done:
+            if not self._body.done and not self._pass_over(self._body):
                 # Its app wanted no more of it, and where it ends, only its bytes could say.
                 self._state = CLOSING
                 self._body_cut = True

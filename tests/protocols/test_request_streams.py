@@ -123,6 +123,38 @@ async def test_body_that_was_not_read_is_never_a_request():
     assert calls == 1
 
 
+@pytest.mark.parametrize(
+    "body",
+    [b"Content-Length: 3\r\n\r\nabc", b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"],
+)
+async def test_body_that_was_not_read_but_has_come_costs_no_connection(body: bytes):
+    """The app answers within the turn that has read its request, and the next one is served."""
+
+    def app(env: dict[str, Any]) -> Any:
+        return 200, {}, env["PATH_INFO"]
+
+    next_request = b"GET /next HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    async with connected(streaming(app)) as (reader, writer):
+        writer.write(HEAD + body + next_request)
+        data = await reader.read()
+
+    assert data.count(b"HTTP/1.1 200 ") == 2
+    assert data.endswith(b"/next")
+
+
+async def test_malformed_body_that_was_not_read_ends_the_connection():
+    """Where it ends is not known: nothing behind it is a request."""
+
+    def app(env: dict[str, Any]) -> Any:
+        return 200, {}, env["PATH_INFO"]
+
+    async with connected(streaming(app)) as (reader, writer):
+        writer.write(CHUNKED + b"x\r\nGET /hidden HTTP/1.1\r\nHost: a\r\n\r\n")
+        data = await reader.read()
+
+    assert data.count(b"HTTP/1.1") == 1
+
+
 async def test_app_that_reads_slowly_holds_up_its_client():
     """What waits for it stays bounded; the rest stays with the client."""
     go = asyncio.Event()
