@@ -9,7 +9,9 @@ from typing import Final, Protocol
 
 from iodine_aio.errors import UsageError
 from iodine_aio.pubsub.patterns import Pattern, compile_pattern
+from iodine_aio.wire.events import encode_event
 from iodine_aio.wire.frames import BINARY, TEXT, encode_frame
+from iodine_aio.wire.response import encode_chunk
 
 MAX_MATCHES: Final = 1024  # channels whose patterns are remembered
 MAX_CHANNELS: Final = 100_000
@@ -24,7 +26,7 @@ class Message:
         data: a str is text, bytes are binary.
     """
 
-    __slots__ = ("_event", "_raw", "_websocket_frame", "channel", "data")
+    __slots__ = ("_event", "_event_chunk", "_raw", "_websocket_frame", "channel", "data")
 
     def __init__(self, channel: str, data: str | bytes) -> None:
         self.channel: Final = channel
@@ -33,6 +35,7 @@ class Message:
         self._raw: bytes | None = None
         self._websocket_frame: bytes | None = None
         self._event: bytes | None = None
+        self._event_chunk: bytes | None = None
 
     @property
     def raw(self) -> bytes:
@@ -54,10 +57,19 @@ class Message:
     def event(self) -> bytes:
         """`data` as an event stream gets it: its lines, and an empty one."""
         if self._event is None:
-            text = self.raw.decode("utf-8", "replace")
-            lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-            self._event = "".join([*(f"data: {line}\n" for line in lines), "\n"]).encode()
+            data = self.data
+            # An event is text: what is none is made one, since many wait for it.
+            self._event = encode_event(
+                data if isinstance(data, str) else data.decode("utf-8", "replace")
+            )
         return self._event
+
+    @property
+    def event_chunk(self) -> bytes:
+        """`event` in the chunked coding."""
+        if self._event_chunk is None:
+            self._event_chunk = encode_chunk(self.event)
+        return self._event_chunk
 
     def __repr__(self) -> str:
         return f"Message({self.channel!r}, {self.data!r})"

@@ -105,6 +105,21 @@ def prefers_html(accept: str | None) -> bool:
     return html > 0 and html >= other
 
 
+def weigh_media_type(accept: str, name: str) -> int | None:
+    """Thousandths that an Accept field gives to a media range; None if it is not named.
+
+    Args:
+        name: in lower case, as ``"text/html"`` or ``"text/*"``: looked for as it stands.
+    """
+    best: int | None = None
+    for member in accept.split(","):
+        media_type, semicolon, parameters = member.partition(";")
+        if media_type.strip(" \t").lower() == name:
+            weight = _find_weight(parameters) if semicolon else _FULL
+            best = max(best or 0, weight or 0)
+    return best
+
+
 def _find_weight(parameters: str) -> int | None:
     for parameter in parameters.split(";"):
         text = parameter.strip(" \t")

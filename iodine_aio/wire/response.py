@@ -84,6 +84,8 @@ _KNOWN: Final[dict[str, int]] = {
 
 _MAX_READY_BYTES: Final = 1 << 16
 
+LAST_CHUNK: Final = b"0\r\n\r\n"
+
 Headers = Mapping[str, str | list[str]] | Iterable[tuple[str, str | list[str]]]
 
 
@@ -265,6 +267,11 @@ def block_for_101(block: str) -> str:
     )
 
 
+def encode_chunk(piece: bytes) -> bytes:
+    """`piece`, which is not empty, in the chunked coding (RFC 9112, 7.1)."""
+    return b"%x\r\n%b\r\n" % (len(piece), piece)
+
+
 class Framing:
     """How a streamed body is delimited: by length, by chunks, or by the connection's end.
 
@@ -285,7 +292,7 @@ class Framing:
         """`piece` as it goes on the wire; what exceeds the announced length is cut."""
         if self.chunked:
             # An empty chunk would end the body.
-            return b"%x\r\n%b\r\n" % (len(piece), piece) if piece else b""
+            return encode_chunk(piece) if piece else b""
         if self.remaining is None:
             return piece
         piece = piece[: self.remaining]
@@ -316,7 +323,7 @@ class Framing:
 
     def end(self) -> bytes:
         """What ends the body on the wire."""
-        return b"0\r\n\r\n" if self.chunked else b""
+        return LAST_CHUNK if self.chunked else b""
 
     @property
     def complete(self) -> bool:
