@@ -11,13 +11,14 @@ from iodine_aio.errors import (
 )
 from iodine_aio.lifecycle import Timer, defer, on_state, run_after, run_every
 from iodine_aio.loop import Loop, new_event_loop
-from iodine_aio.protocols.handlers import Protocol, WebSocket
+from iodine_aio.protocols.methods import Client, EventStream, Protocol, WebSocket
 from iodine_aio.pubsub.broker import Message, Subscription
 from iodine_aio.server import Server
 from iodine_aio.serving import listen, serve
 from iodine_aio.settings import Settings
 from iodine_aio.supervisor import run
 from iodine_aio.wire.environ import Env
+from iodine_aio.wire.events import Event
 
 __version__ = "0.1.0"
 
@@ -27,8 +28,11 @@ workers: int | None = None
 processes: int | None = None  # the other name of `workers`
 
 __all__ = [
+    "Client",
     "Env",
+    "Event",
     "EventLoopPolicy",
+    "EventStream",
     "IodineError",
     "LoadError",
     "Loop",

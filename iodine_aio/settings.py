@@ -86,7 +86,10 @@ class Settings:
         10.0, "seconds", "an app is cancelled so long after its client stopped sending"
     )
     ping_interval: float = _option(
-        40.0, "seconds", "a silent WebSocket is pinged, and dropped after two pings without answer"
+        40.0,
+        "seconds",
+        "a silent WebSocket is pinged, and dropped after two pings without answer; a client of"
+        " an event stream that was sent nothing gets a comment",
     )
     close_timeout: float = _option(
         10.0, "seconds", "a closed connection whose peer does not take the rest is cut"

@@ -25,13 +25,16 @@ from iodine_aio.protocols.service import HELD_SECONDS, Service
 from iodine_aio.protocols.streaming import StreamSender
 from iodine_aio.protocols.upgrade import (
     RAW,
+    SSE,
     WEBSOCKET,
+    Choice,
     Offer,
     Successor,
-    accepts,
     encode_101,
+    encode_stream,
     find_choice,
     make_successor,
+    refuse_events,
     refuse_websocket,
 )
 from iodine_aio.replies import Reply
@@ -45,6 +48,7 @@ from iodine_aio.wire.response import (
 from iodine_aio.wire.segments import FileBody
 
 _EXPLANATIONS: Final = {
+    405: [("Allow", "GET")],
     426: [("Upgrade", "websocket"), ("Connection", "upgrade"), ("Sec-WebSocket-Version", "13")],
 }
 
@@ -149,11 +153,10 @@ class Answering(Responding):
             status, headers, body = result
             number, status_line = parse_status(status)
             choice = find_choice(env, self._offer)
-            if choice is None:
-                if not 200 <= number <= 599:
-                    raise ResponseError(f"status is {number}, must be 200 to 599")
-            elif not accepts(number):
+            if choice is not None and not choice.stands(number):
                 choice = None
+            if choice is None and not 200 <= number <= 599:
+                raise ResponseError(f"status is {number}, must be 200 to 599")
             if type(headers) is ResponseHead:
                 head = headers
             else:
@@ -280,19 +283,21 @@ class Answering(Responding):
 
     # Upgrades.
 
-    def _upgrade(self, choice: tuple[str, Any], head: ResponseHead, body: Any) -> None:
+    def _upgrade(self, choice: Choice, head: ResponseHead, body: Any) -> None:
         env = self._env
         assert env is not None
-        kind, handler = choice
+        kind = choice.kind
         if kind == WEBSOCKET:
             refusal = refuse_websocket(self.service, env)
+        elif kind == SSE:
+            refusal = refuse_events(env)
         else:
             refusal = None if env["upgrade.tcp?"] else 426
         if refusal is not None:
             close_body(self.service, body)
             self.refuse_upgrade(refusal, kind)
             return
-        successor = make_successor(self.service, kind, handler, env)
+        successor = make_successor(self.service, choice, env)
         status = head.status
         if kind == RAW and 200 <= status <= 299:
             # The whole response first; what follows it is no HTTP any more.
@@ -300,7 +305,10 @@ class Answering(Responding):
             self._respond(env, head, body)
             return
         close_body(self.service, body)
-        if kind == WEBSOCKET or status == 101:
+        if kind == SSE:
+            self.put(encode_stream(head, env, self.service.clock.date_line).encode("latin-1"))
+            self._note(200, None)
+        elif kind == WEBSOCKET or status == 101:
             text = encode_101(head, env, kind, self.service.clock.date_line)
             self.put(text.encode("latin-1"))
         self._successor = successor

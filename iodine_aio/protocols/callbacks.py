@@ -5,6 +5,7 @@ import functools
 import inspect
 import weakref
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any, Final
 
 from iodine_aio.logs import error_log
@@ -28,10 +29,42 @@ class PooledCallbacks:
     """
 
     def __init__(self, service: Service, handler: object) -> None:
+        self.handler: Final = handler
         for name in _CALLBACKS:
             callback = getattr(handler, name, None)
             if callback is not None:
                 setattr(self, name, in_pool(service, callback))
+
+
+class ClientCallbacks:
+    """The callbacks of a handler that is told whose they are: the client comes first.
+
+    Many connections may share the handler; it may be a module or a class, whose functions
+    are called as they are.
+    """
+
+    # What is called rarely is bound when it is called: an idle connection stays small.
+    __slots__ = ("_client", "_service", "handler", "on_message")
+
+    def __init__(self, service: Service, handler: object, client: object) -> None:
+        self._service = service
+        self.handler: Final = handler
+        self._client = client
+        on_message = getattr(handler, "on_message", None)
+        self.on_message = None if on_message is None else self._bind(on_message)
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in _CALLBACKS:
+            raise AttributeError(name)
+        callback = getattr(self.handler, name)
+        return None if callback is None else self._bind(callback)
+
+    def _bind(self, callback: Callable[..., Any]) -> Callable[..., Any]:
+        bound = functools.partial(callback, self._client)
+        # Asked of the callback: a partial of an object with an async __call__ does not tell.
+        if self._service.callbacks_in_pool and not is_coroutine_function(callback):
+            return in_pool(self._service, bound)
+        return bound
 
 
 def in_pool(service: Service, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -44,6 +77,14 @@ def in_pool(service: Service, function: Callable[..., Any]) -> Callable[..., Any
         return service.call_in_pool(function, *args)
 
     return call
+
+
+def name_handler(callbacks: object) -> str:
+    """What the log calls the handler behind `callbacks`: its class, or what it is itself."""
+    handler = callbacks
+    if isinstance(callbacks, (PooledCallbacks, ClientCallbacks)):
+        handler = callbacks.handler
+    return (handler if isinstance(handler, (type, ModuleType)) else type(handler)).__name__
 
 
 _code_takers: Final[weakref.WeakKeyDictionary[Any, bool]] = weakref.WeakKeyDictionary()

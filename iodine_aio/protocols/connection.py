@@ -16,7 +16,13 @@ from typing import Any, ClassVar, Final, cast
 from iodine_aio.clock import NEVER
 from iodine_aio.errors import UsageError
 from iodine_aio.logs import error_log
-from iodine_aio.protocols.callbacks import PooledCallbacks, call_on_close, drained_callback, in_pool
+from iodine_aio.protocols.callbacks import (
+    PooledCallbacks,
+    call_on_close,
+    drained_callback,
+    in_pool,
+    name_handler,
+)
 from iodine_aio.protocols.service import HELD_SECONDS, Service
 from iodine_aio.protocols.subscriptions import Called, Straight
 from iodine_aio.protocols.writing import CLOSED, CLOSING, OPEN, Writing
@@ -62,11 +68,11 @@ class Connection(Writing):
     registry: ClassVar[set["Connection"]]
 
     def __init__(self, service: Service, handler: Any, env: Env | None, timeout: float) -> None:
-        super().__init__(service, drained_callback(handler) is not None)
+        super().__init__(service)
         self.handler = handler
-        self.callbacks: Any = handler
-        if service.callbacks_in_pool:
-            self.callbacks = PooledCallbacks(service, handler)
+        self.use_callbacks(
+            PooledCallbacks(service, handler) if service.callbacks_in_pool else handler
+        )
         self.env = env
         self.timeout = timeout
         self.deadline = NEVER
@@ -80,7 +86,12 @@ class Connection(Writing):
         self._task: asyncio.Future[Any] | None = None
         self._unread = b""
         self._subscriptions: dict[tuple[str, bool], Connection | Called] | None = None
-        self._listens = callable(getattr(handler, "on_message", None))
+
+    def use_callbacks(self, callbacks: Any) -> None:
+        """Has these called; before the connection is made."""
+        self.callbacks = callbacks
+        self._listens = callable(getattr(callbacks, "on_message", None))
+        self._drains = drained_callback(callbacks) is not None
 
     # What a kind of connection defines for itself.
 
@@ -350,7 +361,7 @@ class Connection(Writing):
 
     def fail(self, error: BaseException) -> None:
         """A callback raised: this connection ends, nobody else's."""
-        error_log.error("a callback of %s raised", type(self.handler).__name__, exc_info=error)
+        error_log.error("a callback of %s raised", name_handler(self.callbacks), exc_info=error)
         self.close(1011, "")
 
     def _end_writing(self) -> None:
@@ -366,7 +377,7 @@ class Connection(Writing):
     # Callbacks, one at a time.
 
     def _call(self, function: Callable[..., Any], *args: Any) -> None:
-        handler, started = self.handler, monotonic()
+        callbacks, started = self.callbacks, monotonic()
         try:
             result = function(*args)
         except KeyboardInterrupt:
@@ -375,7 +386,7 @@ class Connection(Writing):
             self.fail(error)
             return
         if (seconds := monotonic() - started) > HELD_SECONDS:
-            self.service.name_held(type(handler).__name__, seconds)
+            self.service.name_held(name_handler(callbacks), seconds)
         if result is not None:
             self._follow(result)
 
@@ -509,13 +520,14 @@ class Connection(Writing):
 
     def _say_closed(self) -> None:
         # Last of all; the handler keeps the connection, the connection lets go of it.
-        name, callbacks = type(self.handler).__name__, self.callbacks
+        name, callbacks = name_handler(self.callbacks), self.callbacks
         self.handler = self.callbacks = self.transport = None
         call_on_close(self.service, name, callbacks, self.close_code, self.close_reason)
 
 
 open_websockets: Final[set[Connection]] = set()
 open_raw: Final[set[Connection]] = set()
+open_streams: Final[set[Connection]] = set()
 
 
 def each(

@@ -1,225 +1,30 @@
-"""What a user's object gets when it is adopted: the methods of the network.
+"""Handlers: the objects and classes of users that serve connections.
 
 A plain object is adopted by changing its class to one that mixes its own class with
-the methods here; the class itself and its other objects stay as they are. Whatever
-the user's class or object has under the same name wins.
+the methods of the network; the class itself and its other objects stay as they are.
 """
 
 import inspect
 import weakref
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import Any, Final
 
 from iodine_aio.errors import UsageError
-from iodine_aio.protocols.connection import Connection, each, open_raw, open_websockets
-from iodine_aio.pubsub.broker import Message, Subscription
+from iodine_aio.protocols.connection import Connection, open_raw, open_streams, open_websockets
+from iodine_aio.protocols.methods import (
+    STATE,
+    EventStreamMethods,
+    Methods,
+    RawMethods,
+    WebSocketMethods,
+)
 from iodine_aio.wire.environ import Env
 
-_STATE: Final = "_iodine_connection"
-
-
-def _connection_of(handler: object) -> Connection:
-    connection: Connection | None = getattr(handler, _STATE, None)
-    if connection is None:
-        raise UsageError(
-            f"{type(handler).__name__} serves no connection yet: its network methods work from"
-            " on_open on"
-        )
-    return connection
-
-
-class _Reading:
-    """Reads an attribute of the connection; hides no attribute of the object's own."""
-
-    def __init__(self, read: Callable[[Connection], Any], doc: str) -> None:
-        self._read = read
-        self.__doc__ = doc
-
-    def __get__(self, handler: object | None, owner: type) -> Any:
-        return self if handler is None else self._read(_connection_of(handler))
-
-
-class _Timeout:
-    """The one attribute that can be set."""
-
-    __doc__ = (
-        "Seconds of silence before a WebSocket is pinged, or `ping` of a raw connection is"
-        " called; 0: never."
-    )
-
-    def __get__(self, handler: object | None, owner: type) -> Any:
-        if handler is None:
-            return self
-        own = getattr(handler, "__dict__", {})
-        return own["timeout"] if "timeout" in own else _connection_of(handler).timeout
-
-    def __set__(self, handler: object, value: float) -> None:
-        own = getattr(handler, "__dict__", None)
-        connection: Connection | None = getattr(handler, _STATE, None)
-        if connection is not None and (own is None or "timeout" not in own):
-            connection.set_timeout(value)
-        elif own is not None:
-            own["timeout"] = value
-        else:
-            _connection_of(handler)
-
-
-class _Each:
-    """`object.each(f)` leaves the object out; `Class.each(f)` is for all of its kind."""
-
-    def __init__(self, registry: set[Connection]) -> None:
-        self._registry = registry
-
-    def __get__(
-        self, handler: object | None, owner: type
-    ) -> Callable[[Callable[[Any], object]], None]:
-        but = None if handler is None else _connection_of(handler)
-
-        def each_of(function: Callable[[Any], object]) -> None:
-            each(self._registry, function, but)
-
-        return each_of
-
-
-class _Methods:
-    """The methods of the network, without a place of their own for state."""
-
-    __slots__ = ()
-
-    if TYPE_CHECKING:
-        # What the server calls, all optional, each plain or `async def`.
-        def on_open(self) -> Any: ...
-        def on_message(self, data: Any) -> Any: ...
-        def on_drained(self) -> Any: ...
-        def on_shutdown(self) -> Any: ...
-        def ping(self) -> Any: ...
-
-    # Not ClassVar[Any]: type checkers would refuse `self.timeout = 300`, and an own `self.env`.
-    id: Any = _Reading(lambda c: c.id, "A number no other connection of the process has.")
-    env: Any = _Reading(lambda c: c.env, "The request that was upgraded, or None.")
-    pending: Any = _Reading(lambda c: c.pending, "Bytes written and not sent yet.")
-    count: Any = _Reading(
-        lambda c: len(c.registry), "How many connections of this kind the process has."
-    )
-    timeout: Any = _Timeout()
-
-    def write(self, data: str | bytes) -> bool:
-        """Sends `data`, in order, without ever blocking; may be called from any thread.
-
-        Args:
-            data: for a WebSocket a str is a text message, bytes a binary one; a raw
-                connection sends a str as UTF-8.
-
-        Returns:
-            False if the connection is gone, or more than `soft_limit_bytes` were already
-            pending (the data is queued all the same).
-
-        Raises:
-            UsageError: `data` is neither str nor bytes.
-        """
-        return _connection_of(self).write(data)
-
-    async def send(self, data: str | bytes) -> bool:
-        """Writes, then waits until the connection takes more; False if it is gone."""
-        return await _connection_of(self).send(data)
-
-    async def drain(self) -> bool:
-        """Waits until the connection takes more; False if it is gone."""
-        return await _connection_of(self).drain()
-
-    def close(self, code: int = 1000, reason: str = "") -> None:
-        """Closes when all that was written is sent; a WebSocket says goodbye with `code`."""
-        _connection_of(self).close(code, reason)
-
-    def force_close(self) -> None:
-        """Closes at once; what was not sent is lost."""
-        _connection_of(self).force_close()
-
-    def defer(self, function: Callable[..., object], *args: Any) -> None:
-        """Calls `function(*args)` later, never during another callback of this connection."""
-        _connection_of(self).defer(function, *args)
-
-    def run(self, function: Callable[..., object], *args: Any) -> None:
-        """Runs `function(*args)` aside: a plain function in the pool, a coroutine as a task."""
-        _connection_of(self).run(function, *args)
-
-    def subscribe(
-        self,
-        channel: str,
-        callback: Callable[[Message], object] | None = None,
-        pattern: bool = False,
-    ) -> Subscription:
-        """Has this connection hear what is published to `channel`, until it ends.
-
-        A second subscription to the same channel takes the place of the first. May be
-        called from any thread.
-
-        Args:
-            channel: a name; with `pattern`, what names may look like: `*` is anything, `?`
-                any character, `[a-z]` one of these, a backslash takes the meaning away.
-            callback: is called with each `Message`, like any callback of this connection;
-                plain or `async def`. Without one the data is sent to the client: a str as
-                text, bytes as binary.
-
-        Returns:
-            What `unsubscribe` takes, and whose `cancel` does the same.
-
-        Raises:
-            UsageError: `channel` is no channel, `callback` cannot be called, or there are
-                too many subscriptions.
-        """
-        return _connection_of(self).subscribe(channel, callback, pattern)
-
-    def unsubscribe(self, channel: str | Subscription, pattern: bool = False) -> None:
-        """Ends a subscription, named as in `subscribe` or by what that returned."""
-        _connection_of(self).unsubscribe(channel, pattern)
-
-    def publish(self, channel: str, data: str | bytes, to_self: bool = True) -> bool:
-        """Sends `data` to all that listen to `channel`, wherever they are.
-
-        May be called from any thread; those of one thread arrive in their order.
-
-        Args:
-            to_self: False leaves this connection out.
-
-        Returns:
-            False if it was dropped, since other threads publish faster than the loop sends.
-
-        Raises:
-            UsageError: `channel` is no channel, or `data` neither str nor bytes.
-        """
-        return _connection_of(self).publish(channel, data, to_self)
-
-
-class _WebSocketMethods(_Methods):
-    __slots__ = ()
-    each: ClassVar[_Each] = _Each(open_websockets)
-
-
-class _RawMethods(_Methods):
-    __slots__ = ()
-    each: ClassVar[_Each] = _Each(open_raw)
-
-
-class WebSocket(_WebSocketMethods):
-    """Optional base class of WebSocket handlers: typing, completion, and slots.
-
-    Callbacks, all optional, plain or `async def`: `on_open()`, `on_message(data)` with a
-    str or bytes, `on_drained()`, `on_shutdown()`, `on_close()` or `on_close(code, reason)`.
-    """
-
-    __slots__ = (_STATE,)
-
-
-class Protocol(_RawMethods):
-    """Optional base class of raw TCP handlers: typing, completion, and slots.
-
-    Callbacks, all optional, plain or `async def`: `on_open()`, `on_message(data)` with
-    bytes, `on_drained()`, `ping()` after `timeout` seconds of silence (without it the
-    connection is closed), `on_shutdown()`, `on_close()`.
-    """
-
-    __slots__ = (_STATE,)
+# What the handlers of a kind of connection get, and the base class that has it already.
+_KINDS: Final[tuple[tuple[set[Connection], type, str], ...]] = (
+    (open_websockets, WebSocketMethods, "WebSocket"),
+    (open_streams, EventStreamMethods, "EventStream"),
+    (open_raw, RawMethods, "Protocol"),
+)
 
 
 class _Traits:
@@ -278,19 +83,20 @@ def adopt(handler: Any, connection: Connection) -> None:
     Raises:
         UsageError: it serves a connection already, or its class leaves no room.
     """
-    methods: type = _WebSocketMethods if connection.registry is open_websockets else _RawMethods
-    base = "WebSocket" if methods is _WebSocketMethods else "Protocol"
+    methods, base = next(
+        (methods, base) for registry, methods, base in _KINDS if registry is connection.registry
+    )
     cls = type(handler)
-    if getattr(handler, _STATE, None) is not None:
+    if getattr(handler, STATE, None) is not None:
         raise UsageError(
             f"{cls.__name__} object serves a connection already: give each connection its own,"
             " or hand over the class"
         )
     try:
-        if not isinstance(handler, _Methods):
+        if not isinstance(handler, Methods):
             object.__setattr__(handler, "__class__", _adopted_class(cls, methods))
         # Not setattr(): a frozen dataclass refuses it.
-        object.__setattr__(handler, _STATE, connection)
+        object.__setattr__(handler, STATE, connection)
     except (TypeError, AttributeError) as error:
         raise UsageError(
             f"{cls.__name__} cannot be adopted ({error}): inherit from iodine_aio.{base}"

@@ -32,7 +32,6 @@ from iodine_aio.protocols.upgrade import offer_upgrade, switch_protocol
 from iodine_aio.protocols.writing import FLUSH_BYTES
 from iodine_aio.wire.environ import Env
 from iodine_aio.wire.fields import list_members
-from iodine_aio.wire.handshake import offers_upgrade
 
 MAX_TURN: Final = 64  # requests of one connection before others get their turn
 SLICE_BYTES: Final = 64 * 1024  # of a body that are decoded before others get their turn
@@ -299,7 +298,7 @@ class HTTPProtocol(Answering):
             options = list_members(connection)
             self._keep_alive = "close" not in options and (http11 or "keep-alive" in options)
         env["rack.hijack"] = self._hijack
-        if "HTTP_UPGRADE" in env and offers_upgrade(env):
+        if "HTTP_UPGRADE" in env or "event-stream" in env.get("HTTP_ACCEPT", "").lower():
             self._offer = offer_upgrade(env)
         reader = None
         if "CONTENT_LENGTH" in env or "HTTP_TRANSFER_ENCODING" in env or "HTTP_EXPECT" in env:

@@ -7,6 +7,7 @@ from iodine_aio.protocols.service import Service
 from iodine_aio.protocols.writing import bytes_of
 from iodine_aio.pubsub.broker import Message
 from iodine_aio.wire.environ import Env
+from iodine_aio.wire.events import Event
 
 
 class TCPProtocol(Connection):
@@ -19,7 +20,7 @@ class TCPProtocol(Connection):
     def __init__(self, service: Service, handler: Any, env: Env | None, timeout: float = 0) -> None:
         super().__init__(service, handler, env, timeout)
 
-    def encode(self, data: str | bytes) -> bytes:
+    def encode(self, data: str | bytes | Event) -> bytes:
         return bytes_of(data)
 
     def deliver(self, message: Message) -> None:

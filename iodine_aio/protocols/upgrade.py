@@ -2,22 +2,28 @@
 
 The app decides by setting a key of env (or, where a middleware gave it a copy of env,
 by `env["upgrade.accept"](obj)`). Its response then says how: a status of 300 to 599
-refuses, so that middleware can veto.
+refuses, so that middleware can veto. Which key it is, nothing else, decides how the
+callbacks are called.
 """
 
 import asyncio
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
+from iodine_aio.protocols.callbacks import ClientCallbacks
 from iodine_aio.protocols.connection import Connection
 from iodine_aio.protocols.handlers import adopt, make_handler
+from iodine_aio.protocols.methods import STATE, Client
 from iodine_aio.protocols.service import Service
+from iodine_aio.protocols.sse import EventStreamProtocol, is_chunked
 from iodine_aio.protocols.tcp import TCPProtocol
 from iodine_aio.protocols.websocket import WebSocketProtocol
 from iodine_aio.wire.environ import Env
-from iodine_aio.wire.handshake import accept_key, refusal_status
+from iodine_aio.wire.events import asks_for_events, encode_stream_head, takes_events
+from iodine_aio.wire.handshake import accept_key, offers_upgrade, refusal_status
 from iodine_aio.wire.response import ResponseHead, block_for_101
 
 WEBSOCKET: Final = "websocket"
+SSE: Final = "sse"
 RAW: Final = "raw"
 
 Successor = Connection | asyncio.BaseProtocol
@@ -30,60 +36,83 @@ _NOT_KEPT: Final = (
     "upgrade.accept",
     "upgrade.websocket",
     "iodine.websocket",
+    "upgrade.sse",
     "upgrade.tcp",
     "iodine.upgrade",
+    "rack.upgrade",
 )
+
+
+class Choice(NamedTuple):
+    """What the app chose: a kind of connection, its handler, and the handler's style."""
+
+    kind: str
+    handler: Any
+    later: bool = False  # the callbacks take the client first, as in later versions of Iodine
+
+    def stands(self, status: int) -> bool:
+        """True if an app that chose it and returned `status` means yes."""
+        return status < 300 or (status > 599 and not self.later)
 
 
 class Offer:
     """An upgrade that the client offered: what the app says of it, if not through env."""
 
-    __slots__ = ("_is_websocket", "chosen")
+    __slots__ = ("chosen", "kind")
 
-    def __init__(self, is_websocket: bool) -> None:
-        self._is_websocket = is_websocket
-        self.chosen: tuple[str, Any] | None = None
+    def __init__(self, kind: str) -> None:
+        self.kind: Final = kind
+        self.chosen: Choice | None = None
 
     def accept(self, handler: Any) -> None:
-        """Says the same as setting env's key: WebSocket on a handshake, else raw.
+        """Says the same as setting env's key: that of what is offered first of all.
 
         An asyncio protocol always gets the raw transport.
         """
         raw = isinstance(handler, asyncio.BaseProtocol) or (
             isinstance(handler, type) and issubclass(handler, asyncio.BaseProtocol)
         )
-        self.chosen = (WEBSOCKET if self._is_websocket and not raw else RAW, handler)
+        self.chosen = Choice(RAW if raw else self.kind, handler)
 
 
-def offer_upgrade(env: Env) -> Offer:
-    """Tells the app, through `env`, that it may take the connection over."""
-    is_websocket = refusal_status(env) is None
-    offer = Offer(is_websocket)
-    env["upgrade.tcp?"] = True
+def offer_upgrade(env: Env) -> Offer | None:
+    """Tells the app, through `env`, that it may take the connection over, if it may."""
+    upgrades = offers_upgrade(env)
+    events = env["REQUEST_METHOD"] == "GET" and asks_for_events(env.get("HTTP_ACCEPT", ""))
+    if not upgrades and not events:
+        return None
+    is_websocket = upgrades and refusal_status(env) is None
+    env["upgrade.tcp?"] = upgrades
     env["upgrade.websocket?"] = is_websocket
+    env["upgrade.sse?"] = events
+    offer = Offer(WEBSOCKET if is_websocket else SSE if events else RAW)
+    if offer.kind != RAW:
+        env["rack.upgrade?"] = offer.kind
     env["upgrade.accept"] = offer.accept
     return offer
 
 
-def find_choice(env: Env, offer: Offer | None) -> tuple[str, Any] | None:
-    """Kind and handler that the app chose; None, nearly always, if it answers by HTTP."""
+def find_choice(env: Env, offer: Offer | None) -> Choice | None:
+    """What the app chose; None, nearly always, if it answers by HTTP."""
     # Asked of every request, so without a loop.
     if "upgrade.websocket" in env:
         kind, handler = WEBSOCKET, env["upgrade.websocket"]
+    elif "upgrade.sse" in env:
+        kind, handler = SSE, env["upgrade.sse"]
     elif "upgrade.tcp" in env:
         kind, handler = RAW, env["upgrade.tcp"]
     elif "iodine.websocket" in env:
         kind, handler = WEBSOCKET, env["iodine.websocket"]
     elif "iodine.upgrade" in env:
         kind, handler = RAW, env["iodine.upgrade"]
+    elif offer is None:
+        return None
+    elif "rack.upgrade" in env and offer.kind != RAW:
+        handler = env["rack.upgrade"]
+        return None if handler is None else Choice(offer.kind, handler, later=True)
     else:
-        return None if offer is None else offer.chosen
-    return None if handler is None else (kind, handler)
-
-
-def accepts(status: int) -> bool:
-    """True if an app that chose an upgrade and returned `status` means yes."""
-    return not 300 <= status <= 599
+        return offer.chosen
+    return None if handler is None else Choice(kind, handler)
 
 
 def refuse_websocket(service: Service, env: Env) -> int | None:
@@ -95,25 +124,47 @@ def refuse_websocket(service: Service, env: Env) -> int | None:
     return refusal_status(env)
 
 
-def make_successor(service: Service, kind: str, handler: Any, env: Env) -> Successor:
-    """The protocol that takes over, with the user's object adopted.
+def refuse_events(env: Env) -> int | None:
+    """The status that answers events where they cannot be; None if they can.
+
+    A client that asks for nothing in particular, such as curl, may get them, too.
+    """
+    if env["REQUEST_METHOD"] != "GET":
+        return 405
+    return None if takes_events(env.get("HTTP_ACCEPT", "")) else 406
+
+
+def make_successor(service: Service, choice: Choice, env: Env) -> Successor:
+    """The protocol that takes over, with the user's object adopted, or called with a client.
 
     Raises:
         UsageError: the object cannot be adopted.
         Exception: whatever the handler's constructor raised.
     """
-    handler = make_handler(handler, env)
+    kind, handler, later = choice
+    handler = Client(handler) if later else make_handler(handler, env)
     for key in _NOT_KEPT:
         env.pop(key, None)
     if kind == RAW and isinstance(handler, asyncio.BaseProtocol):
         return handler
-    connection = (
-        WebSocketProtocol(service, handler, env)
-        if kind == WEBSOCKET
-        else TCPProtocol(service, handler, env)
-    )
-    adopt(handler, connection)
+    connection: Connection
+    if kind == WEBSOCKET:
+        connection = WebSocketProtocol(service, handler, env)
+    elif kind == SSE:
+        connection = EventStreamProtocol(service, handler, env)
+    else:
+        connection = TCPProtocol(service, handler, env)
+    if later:
+        setattr(handler, STATE, connection)
+        connection.use_callbacks(ClientCallbacks(service, handler.handler, handler))
+    else:
+        adopt(handler, connection)
     return connection
+
+
+def encode_stream(head: ResponseHead, env: Env, date_line: str) -> str:
+    """The head of an event stream, with the app's own fields."""
+    return encode_stream_head(head.block, "" if head.dated else date_line, is_chunked(env))
 
 
 def encode_101(head: ResponseHead, env: Env, kind: str, date_line: str) -> str:

@@ -3,11 +3,13 @@
 from time import monotonic
 from typing import Any, Final
 
+from iodine_aio.protocols.callbacks import name_handler
 from iodine_aio.protocols.connection import Connection, open_websockets
 from iodine_aio.protocols.service import HELD_SECONDS, Service
 from iodine_aio.protocols.writing import CLOSED, OPEN, bytes_of, half_close
 from iodine_aio.pubsub.broker import Message
 from iodine_aio.wire.environ import Env
+from iodine_aio.wire.events import Event
 from iodine_aio.wire.frames import (
     BINARY,
     CLOSE,
@@ -38,7 +40,7 @@ class WebSocketProtocol(Connection):
         self._pinged_at = 0.0
         self._reader = MessageReader(settings.max_message_bytes, settings.max_message_fragments)
 
-    def encode(self, data: str | bytes) -> bytes:
+    def encode(self, data: str | bytes | Event) -> bytes:
         if type(data) is str:
             return encode_frame(TEXT, data.encode())
         return encode_frame(TEXT if isinstance(data, str) else BINARY, bytes_of(data))
@@ -85,7 +87,7 @@ class WebSocketProtocol(Connection):
             self.close(code, str(reader.failure))
         # Of all messages of a read together: the others wait for all of them.
         if (seconds := monotonic() - started) > HELD_SECONDS:
-            self.service.name_held(type(self.handler).__name__, seconds)
+            self.service.name_held(name_handler(self.callbacks), seconds)
         return len(events)
 
     def begin_close(self, code: int, reason: str) -> None:

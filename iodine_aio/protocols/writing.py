@@ -12,6 +12,7 @@ from typing import Final
 from iodine_aio.errors import UsageError
 from iodine_aio.logs import error_log
 from iodine_aio.protocols.service import Service
+from iodine_aio.wire.events import Event
 
 OPEN: Final = 0  # states of a connection
 CLOSING: Final = 1  # nothing is written any more; what was written goes out
@@ -54,7 +55,7 @@ class Writing(asyncio.Protocol):
         "transport",
     )
 
-    def __init__(self, service: Service, drains: bool) -> None:
+    def __init__(self, service: Service) -> None:
         self.service = service
         self.id = next(_ids)
         self.transport: asyncio.Transport | None = None
@@ -64,11 +65,11 @@ class Writing(asyncio.Protocol):
         self._paused = False
         self._posted = 0  # bytes that other threads wrote and that are on their way here
         self._unsent = 0
-        self._drains = drains  # someone wants to hear when all was sent
+        self._drains = False  # someone wants to hear when all was sent
         self._undrained = False
         self._waiters: list[asyncio.Future[None]] | None = None
 
-    def encode(self, data: str | bytes) -> bytes:
+    def encode(self, data: str | bytes | Event) -> bytes:
         """`data` as it goes on the wire."""
         raise NotImplementedError
 
@@ -80,7 +81,7 @@ class Writing(asyncio.Protocol):
         """Everything that was written may have been sent."""
         raise NotImplementedError
 
-    def write(self, data: str | bytes) -> bool:
+    def write(self, data: str | bytes | Event) -> bool:
         """Sends `data`; see `WebSocket.write`."""
         if get_ident() != self.service.thread_id:
             return self._write_from_thread(data)
@@ -110,7 +111,7 @@ class Writing(asyncio.Protocol):
             self._unsent += len(frame)
         self._send(frame)
 
-    async def send(self, data: str | bytes) -> bool:
+    async def send(self, data: str | bytes | Event) -> bool:
         """Writes, then drains."""
         self.write(data)
         return await self.drain()
@@ -126,6 +127,11 @@ class Writing(asyncio.Protocol):
             await waiter
         else:
             await asyncio.sleep(0)  # a writer that never waits must not keep the loop to itself
+        return self._state == OPEN
+
+    @property
+    def is_open(self) -> bool:
+        """False when it is closed, or closing."""
         return self._state == OPEN
 
     @property
@@ -175,7 +181,7 @@ class Writing(asyncio.Protocol):
         if self.transport is not None and not self.transport.is_closing():
             self.transport.write(data)
 
-    def _write_from_thread(self, data: str | bytes) -> bool:
+    def _write_from_thread(self, data: str | bytes | Event) -> bool:
         if self._state:
             return False
         settings = self.service.settings
