@@ -7,6 +7,7 @@ stream. Nothing here waits on more than it has to.
 import asyncio
 import os
 import stat
+from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from iodine_aio.apps.asgi_scope import (
@@ -40,14 +41,16 @@ class Stream(Protocol):
     def closed(self) -> bool:
         """The response has ended, by whichever side."""
 
-    def write(self, data: bytes) -> bool:
-        """Sends `data`."""
+    @property
+    def push(self) -> Callable[[bytes], bool]:
+        """Sends a piece; False: `drain` before the next."""
+
+    @property
+    def finish(self) -> Callable[[bytes], None]:
+        """Sends the last piece, and ends the response."""
 
     async def drain(self) -> bool:
         """Waits until the client takes more; False if it is gone."""
-
-    def close(self) -> None:
-        """Ends the response."""
 
 
 class StreamedBody:
@@ -59,19 +62,19 @@ class StreamedBody:
 
     __slots__ = ("_end", "_first", "_opened", "_settled", "_stream", "_unwanted", "_wanted")
 
-    def __init__(self, first: bytes, wanted: bool) -> None:
+    def __init__(self, first: bytes, wanted: bool, loop: asyncio.AbstractEventLoop) -> None:
         self._first = first
         self._wanted = wanted
         self._unwanted = 0
         self._stream: Stream | None = None
         self._settled = False  # the connection has decided what becomes of it
         self._opened: asyncio.Future[None] | None = None
-        self._end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._end: asyncio.Future[None] = loop.create_future()
 
     def __call__(self, stream: Stream) -> "asyncio.Future[None]":
         self._stream = stream
         if self._first:
-            stream.write(self._first)
+            stream.push(self._first)
         self._settle()
         return self._end
 
@@ -90,38 +93,49 @@ class StreamedBody:
             self._opened = asyncio.get_running_loop().create_future()
             await self._opened
         if self._stream is None:
-            await self._drop(len(self._first))
-        elif not await self._stream.drain():
-            raise _gone()
+            self._drop(len(self._first))
+        await self.drain()
 
-    async def write(self, data: bytes, more: bool) -> None:
-        """Sends `data`, and waits until the client takes more, or ends the body.
+    def push(self, data: bytes) -> bool:
+        """Sends a piece; False: `drain` before the next.
+
+        Raises:
+            ClientGoneError: nobody takes it.
+        """
+        if self._stream is None:
+            self._drop(len(data))
+            return False
+        return self._stream.push(data)
+
+    async def drain(self) -> None:
+        """Waits until the client takes more.
 
         Raises:
             ClientGoneError: the client has left.
         """
-        stream = self._stream
-        if stream is None:
-            if more:
-                await self._drop(len(data))
-            return
-        if stream.closed:
-            raise _gone()
-        if data:
-            stream.write(data)
-        if not more:
-            stream.close()
-        elif not await stream.drain():
+        if self._stream is None:
+            await asyncio.sleep(0)
+        elif not await self._stream.drain():
             raise _gone()
 
-    async def _drop(self, size: int) -> None:
+    def finish(self, data: bytes) -> None:
+        """Sends the last piece, and ends the response.
+
+        Raises:
+            ClientGoneError: the client has left.
+        """
+        if self._stream is not None:
+            if self._stream.closed:
+                raise _gone()
+            self._stream.finish(data)
+
+    def _drop(self, size: int) -> None:
         if self._wanted:
             raise ClientGoneError("the response could not be sent")
         # An answer to HEAD, for instance: what does not end by itself is ended here.
         self._unwanted += size
         if self._unwanted > MAX_UNWANTED_BYTES:
             raise ClientGoneError("this response has no body")
-        await asyncio.sleep(0)
 
     def fail(self, error: BaseException) -> bool:
         """Breaks the response off; False if it had ended already."""
@@ -141,13 +155,17 @@ class Response(Reply):
     Args:
         types: of its messages, the one that starts it and those of its body.
         method: of the request.
+        loop: that of its task; on Python 3.11 asking for it costs a system call.
     """
 
-    __slots__ = ("_body", "_fields", "_method", "_next", "_status", "_types")
+    __slots__ = ("_body", "_fields", "_loop", "_method", "_next", "_status", "_types")
 
-    def __init__(self, types: tuple[str, str], method: str) -> None:
+    def __init__(
+        self, types: tuple[str, str], method: str, loop: asyncio.AbstractEventLoop
+    ) -> None:
         super().__init__()
         self._types = types
+        self._loop = loop
         self._method = method
         self._next = _START
         self._status: Any = None
@@ -191,7 +209,7 @@ class Response(Reply):
             if message.get("more_body"):
                 self._next = _MORE
                 wanted = self._method != "HEAD" and self._status not in (204, 304)
-                body = self._body = StreamedBody(message.get("body", b""), wanted)
+                body = self._body = StreamedBody(message.get("body", b""), wanted, self._loop)
                 self.settle((self._status, self._fields, body))
                 await body.open()
             else:
@@ -202,11 +220,13 @@ class Response(Reply):
             self._status = message["status"]
             self._next = _BODY
         elif expected == _MORE and kind == self._types[1]:
-            more = bool(message.get("more_body"))
-            if not more:
+            body = self._body  # type: ignore[assignment]
+            data = message.get("body", b"")
+            if not message.get("more_body"):
                 self._next = _NOTHING
-            assert self._body is not None
-            await self._body.write(message.get("body", b""), more)
+                body.finish(data)
+            elif not body.push(data):
+                await body.drain()
         elif expected == _BODY and kind == "http.response.pathsend":
             file = open_file(message["path"])
             self._next = _NOTHING
@@ -254,10 +274,10 @@ class Exchange:
 
     __slots__ = ("_incoming", "_response", "_taken")
 
-    def __init__(self, env: Env) -> None:
+    def __init__(self, env: Env, loop: asyncio.AbstractEventLoop) -> None:
         self._incoming = env["iodine_aio.body"]
         self._taken = False  # all of the request
-        self._response = Response(_TYPES, env["REQUEST_METHOD"])
+        self._response = Response(_TYPES, env["REQUEST_METHOD"], loop)
 
     def response(self) -> Any:
         """`(status, headers, body)`, or a reply that will have it."""

@@ -88,6 +88,14 @@ class Responding(asyncio.Protocol):
             if not self.transport.is_closing():
                 self.transport.write(data)
 
+    def send(self, data: bytes) -> None:
+        """Writes `data` now, behind what was kept back."""
+        if self._output or self.paused or not data:
+            self.put(data)
+            self.flush()
+        elif self._state != GONE and not self.transport.is_closing():
+            self.transport.write(data)
+
     def find_empty_socket(self) -> int:
         """The descriptor to which bytes may be sent past the transport; -1: there is none."""
         transport = self.transport

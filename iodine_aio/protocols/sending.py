@@ -32,6 +32,9 @@ class Outlet(Protocol):
     def flush(self) -> None:
         """Writes what was kept back."""
 
+    def send(self, data: bytes) -> None:
+        """Writes `data` now, behind what was kept back."""
+
     def response_sent(self, complete: bool) -> None:
         """The sender is done; an incomplete response ends the connection."""
 
@@ -67,8 +70,12 @@ class Sender:
         """The client is gone."""
         close_body(self._outlet.service, self._body)
 
+    def _close_body(self) -> None:
+        body, self._body = self._body, None  # which may know us: no circle for the collector
+        close_body(self._outlet.service, body)
+
     def _finish(self) -> None:
-        close_body(self._outlet.service, self._body)
+        self._close_body()
         framing = self.framing
         if not framing.complete:
             error_log.error(
@@ -77,7 +84,6 @@ class Sender:
             self._outlet.response_sent(False)
             return
         self._outlet.put(framing.end())
-        self._outlet.flush()
         self._outlet.response_sent(True)
 
     def _break_off(self, error: BaseException) -> None:
@@ -86,7 +92,7 @@ class Sender:
             error_log.error("a response was broken off: %s", error)
         else:
             error_log.error("the response body raised", exc_info=error)
-        close_body(self._outlet.service, self._body)
+        self._close_body()
         self._outlet.response_sent(False)
 
 
@@ -179,8 +185,7 @@ class TaskSender(Sender):
 
     async def _write(self, data: bytes) -> None:
         outlet = self._outlet
-        outlet.put(self.framing.encode(data))
-        outlet.flush()
+        outlet.send(self.framing.encode(data))
         self._turn += len(data) + TURN_BYTES // 256  # an empty piece costs time, too
         if outlet.paused:
             self._waiter = outlet.service.loop.create_future()

@@ -7,7 +7,7 @@ from typing import Any, Final, cast
 
 from iodine_aio.errors import UsageError
 from iodine_aio.logs import error_log
-from iodine_aio.protocols.sending import TURN_BYTES, Outlet, TaskSender, close_body
+from iodine_aio.protocols.sending import TURN_BYTES, Outlet, TaskSender
 from iodine_aio.protocols.service import Service
 from iodine_aio.protocols.writing import bytes_of
 from iodine_aio.wire.response import Framing
@@ -23,11 +23,15 @@ class Stream:
 
     Attributes:
         on_drained: is called when the client takes more again, on the loop.
+        push, finish: those of its sender, for who is on the loop.
     """
 
     def __init__(self, write: Callable[[bytes], bool], sender: "StreamSender") -> None:
         self._write = write
         self._sender = sender
+        # Called for each piece of a response of many: without a layer in between.
+        self.push: Final = sender.push
+        self.finish: Final = sender.finish
         self.on_drained: Callable[[], object] | None = None
 
     def write(self, data: str | bytes) -> bool:
@@ -128,7 +132,7 @@ class StreamSender(TaskSender):
         self.resume()
         if self._task is not None:
             self._task.cancel()
-        close_body(self._outlet.service, self._body)
+        self._close_body()
 
     def close(self) -> None:
         """Ends the response."""
@@ -138,6 +142,31 @@ class StreamSender(TaskSender):
                 self.service.post(self._end)  # behind what other threads have written
             else:
                 self._end()
+
+    def push(self, data: bytes) -> bool:
+        """Sends a piece from the loop's thread; False: `drain` before the next.
+
+        A closed stream takes nothing, and its `drain` says so.
+        """
+        outlet = self._outlet
+        if self.closed:
+            return False
+        if outlet.paused or self._posted or type(data) is not bytes:
+            self._put(bytes_of(data))
+            return False
+        self._turn += len(data) + TURN_BYTES // 256  # an empty piece costs time, too
+        outlet.send(self.framing.encode(data))
+        return self._turn <= TURN_BYTES and not outlet.paused
+
+    def finish(self, data: bytes) -> None:
+        """Sends the last piece from the loop's thread, and with it the response's end."""
+        if self.closed:
+            return
+        if self._outlet.paused or self._posted or type(data) is not bytes:
+            self._put(bytes_of(data))
+        elif data:
+            self._outlet.put(self.framing.encode(data))
+        self.close()
 
     async def drain(self) -> bool:
         """Waits until the client takes more."""
@@ -196,16 +225,14 @@ class StreamSender(TaskSender):
                 return False
         else:
             self._turn += len(data) + TURN_BYTES // 256  # an empty piece costs time, too
-            outlet.put(self.framing.encode(data))
-            outlet.flush()
+            outlet.send(self.framing.encode(data))
         return pending <= service.settings.soft_limit_bytes
 
     def _put_posted(self, data: bytes) -> None:
         with _posting:
             self._posted -= len(data)
         if not self._ended:
-            self._outlet.put(self.framing.encode(data))
-            self._outlet.flush()
+            self._outlet.send(self.framing.encode(data))
 
     def _overflow(self) -> None:
         if not self._ended:
@@ -220,3 +247,4 @@ class StreamSender(TaskSender):
 
     def _mark_ended(self) -> None:
         self.closed = self._ended = True
+        self._stream = None  # which knows us: a circle would wait for the collector

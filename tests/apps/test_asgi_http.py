@@ -1,6 +1,7 @@
 """An ASGI app's requests and responses, as their clients see them on the wire."""
 
 import asyncio
+import gc
 import os
 from pathlib import Path
 from typing import Any
@@ -500,3 +501,59 @@ async def test_cut_body_of_a_request_is_no_next_request():
         rest = await reader.read()
 
     assert (status, rest) == (200, b"no")
+
+
+# ---- what a streamed response costs ----
+
+
+class Counting:
+    """A transport that counts what is written to it."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self.transport = transport
+        self.writes: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        self.writes.append(data)
+        self.transport.write(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.transport, name)
+
+
+async def test_each_piece_is_one_write_and_head_and_end_are_none():
+    """A write is a system call: the head leaves with the first piece, the end with the last."""
+    answers = [START, piece(b"one"), piece(b"two"), piece(b"six", more=False)]
+    async with iodine_aio.serve(sending(*answers), port=0) as server, connect(server) as streams:
+        reader, writer = streams
+        writer.write(KEPT)
+        await reader.readuntil(b"0\r\n\r\n")
+        (connection,) = server.connections
+        counting = Counting(connection.transport)  # type: ignore[attr-defined]
+        connection.transport = counting  # type: ignore[attr-defined]
+        writer.write(KEPT)
+        await reader.readuntil(b"0\r\n\r\n")
+
+    assert counting.writes[0].endswith(b"\r\n\r\n3\r\none\r\n")
+    assert counting.writes[1:] == [b"3\r\ntwo\r\n", b"3\r\nsix\r\n0\r\n\r\n"]
+
+
+async def test_streamed_response_leaves_nothing_to_the_collector():
+    """Its objects know each other in a circle only as long as it lasts."""
+    await ask(sending(START, piece(b"one"), END))  # so that what is made once is there
+    gc.collect()
+    before = count_streams()
+    gc.disable()
+    try:
+        await ask(sending(START, piece(b"one"), END))
+        after = count_streams()
+    finally:
+        gc.enable()
+
+    assert after == before
+
+
+def count_streams() -> int:
+    """Objects of streamed responses that are alive: other tests' log entries may hold some."""
+    kinds = ("Stream", "StreamSender", "StreamedBody")
+    return sum(type(one).__name__ in kinds for one in gc.get_objects())
