@@ -206,6 +206,29 @@ async def test_inside_asyncio():
         assert message.data == 1001
 
 
+async def test_sse_clock():
+    """Every client hears the time, numbered on from what it has heard; others get the page."""
+    async with running(*example("sse_clock.py")) as clock:
+        status, page = await asyncio.to_thread(fetch, clock.port)
+        headers = {"Accept": "text/event-stream", "Last-Event-ID": "0"}
+        async with (
+            aiohttp.ClientSession(headers=headers) as session,
+            session.get(clock.url + "/time") as one,
+            session.get(clock.url + "/time") as two,
+        ):
+            streams = [[await stream.content.readline() for _ in range(6)] for stream in (one, two)]
+
+        assert status == 200
+        assert b"new EventSource" in page
+        for lines in streams:
+            welcome, end, event, number, time, last = lines
+            assert re.fullmatch(rb"data: welcome( back, you heard \d+)?\n", welcome)
+            assert event == b"event: tick\n"
+            assert re.fullmatch(rb"id: \d+\n", number)
+            assert re.fullmatch(rb"data: \d\d:\d\d:\d\d\n", time)
+            assert end == last == b"\n"
+
+
 async def test_flask_chat():
     """Whoever has no session is refused; what one guest says, both read."""
     command = ("-m", "iodine_aio", "-p", "0", "examples/flask_chat.py")
