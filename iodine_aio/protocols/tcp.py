@@ -24,8 +24,7 @@ class TCPProtocol(Connection):
         return bytes_of(data)
 
     def deliver(self, message: Message) -> None:
-        if message.data:
-            self.deliver_frame(message._raw or message.raw)
+        self.deliver_frame(message.raw)
 
     def _take(self, data: bytes) -> None:
         self._output = [] if self._output is None else self._output

@@ -8,7 +8,10 @@ import pytest
 
 import iodine_aio
 from iodine_aio.errors import UsageError
+from iodine_aio.protocols.service import Service
+from iodine_aio.protocols.websocket import WebSocketProtocol
 from iodine_aio.pubsub import broker as broker_module
+from iodine_aio.settings import Settings
 from tests.clients import (
     WebSocketClient,
     connect,
@@ -19,6 +22,7 @@ from tests.clients import (
 )
 from tests.frames import BINARY, CLOSE, TEXT, close_frame, frame, text_frame
 from tests.requests import HANDSHAKE
+from tests.transports import FakeLoop, FakeTransport
 
 
 @contextlib.asynccontextmanager
@@ -138,6 +142,27 @@ async def test_later_subscription_takes_the_place_of_the_earlier():
         client.send(text_frame("one"))
 
         assert await client.receive() == (TEXT, b"one")
+        assert await client.receive() == (TEXT, b"called 0")
+
+
+async def test_earlier_subscription_hears_nothing_once_its_place_is_taken():
+    """Not even what was on its way to its callback."""
+
+    class Fickle(Chat):
+        def on_open(self):
+            self.heard = []
+            self.subscribe("room", self.heard.append)
+
+        def on_message(self, data):
+            self.publish("room", "before")
+            self.subscribe("room")
+            self.publish("room", "after")
+            self.defer(lambda: self.write(f"called {len(self.heard)}"))
+
+    async with open_websocket(Fickle) as client:
+        client.send(text_frame("go"))
+
+        assert await client.receive() == (TEXT, b"after")
         assert await client.receive() == (TEXT, b"called 0")
 
 
@@ -475,14 +500,15 @@ async def test_thread_that_publishes_faster_than_the_loop_is_told():
     limits = {"hard_limit_bytes": 1000, "soft_limit_bytes": 1000}
     async with open_websocket(Flooder, **limits) as client:
         dropped = broker_of(client.server).dropped
-        client.send(text_frame("go"))
-        heard = 0
-        while (await client.receive())[1] != b"last":
-            heard += 1
+        for _ in range(2):
+            taken.clear()
+            client.send(text_frame("go"))
+            await until(lambda: len(taken) == 20)
+            for _ in range(12):  # eleven, and "last"
+                await client.receive()
 
-        assert taken == [True] * 11 + [False] * 9
-        assert heard <= 11
-        assert broker_of(client.server).dropped - dropped == 9
+            assert taken == [True] * 11 + [False] * 9
+        assert broker_of(client.server).dropped - dropped == 18
 
 
 # What it costs.
@@ -538,6 +564,52 @@ async def test_delivery_is_one_write():
         assert written[0][0] is written[1][0]
         for connection in connections:
             connection.transport = connection.transport.transport
+
+
+@contextlib.contextmanager
+def opened():
+    """A WebSocket and its transport, that fails a test that writes behind its end."""
+    service = Service(None, Settings())
+    service.start(FakeLoop())
+    connection, transport = WebSocketProtocol(service, object(), None), FakeTransport()
+    connection.connection_made(transport)
+    yield connection, transport
+    connection.connection_lost(None)
+
+
+def test_connection_that_closes_is_sent_nothing_more():
+    """Behind a Close frame nothing may stand, whoever still delivers."""
+    with opened() as (connection, transport):
+        connection.close()
+        written = bytes(transport.written)
+        connection.deliver(iodine_aio.Message("room", "hi"))
+
+        assert transport.written == written
+
+
+def test_transport_that_has_failed_is_written_nothing():
+    """Before its protocol hears of it: asyncio would warn of each write."""
+    with opened() as (connection, transport):
+        transport.abort()
+        connection.deliver(iodine_aio.Message("room", "hi"))
+
+        assert transport.written == b""
+
+
+async def test_on_drained_is_called_behind_what_was_published():
+    """As behind what was written."""
+    drained = asyncio.get_running_loop().create_future()
+
+    class Draining(Chat):
+        def on_drained(self):
+            drained.set_result(self.pending)
+
+    async with open_websocket(Draining) as client:
+        await until(lambda: broker_of(client.server).has("room"))
+        iodine_aio.publish("room", "hi")
+
+        assert await client.receive() == (TEXT, b"hi")
+        assert await drained == 0
 
 
 # What is refused.
