@@ -16,7 +16,9 @@ from typing import Any, Final
 from iodine_aio.errors import UsageError
 from iodine_aio.logs import error_log
 
-MAX_LENT: Final = 4  # threads lent at once, for each that works
+# Threads lent at once, for each that works. One that waits for its client keeps little beside
+# what it has made for it, and fewer of them could be held by as many clients.
+MAX_LENT: Final = 64
 
 
 class Pool:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from iodine_aio.errors import UsageError
-from iodine_aio.pool import Pool
+from iodine_aio.pool import MAX_LENT, Pool
 
 
 @pytest.fixture
@@ -158,10 +158,10 @@ def test_lent_thread_is_replaced_while_it_waits():
 def test_no_more_threads_are_lent_than_allowed():
     """Those beyond count as working."""
     pool = Pool(1)
-    lent = [pool.lend_thread() for _ in range(6)]
+    lent = [pool.lend_thread() for _ in range(MAX_LENT + 2)]
     pool.return_thread()
 
-    assert lent == [True] * 4 + [False] * 2
+    assert lent == [True] * MAX_LENT + [False] * 2
     assert pool.lend_thread()
 
 

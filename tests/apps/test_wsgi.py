@@ -590,7 +590,10 @@ async def test_response_below_the_soft_limit_lets_its_thread_go():
 
 
 async def test_slow_clients_do_not_take_the_pool():
-    """A thread that waits for its client is lent: another works in its place."""
+    """A thread that waits for its client is lent: another works in its place.
+
+    Also where such clients are many more than threads.
+    """
     body = [b"x" * 65536] * 500
 
     def app(environ: dict[str, Any], start_response: Any) -> Any:
@@ -598,10 +601,10 @@ async def test_slow_clients_do_not_take_the_pool():
         return iter(body) if environ["PATH_INFO"] == "/big" else [b"small"]
 
     async with serving(app, 2) as server, contextlib.AsyncExitStack() as stack:
-        for _ in range(4):
+        for _ in range(20):
             reader, writer = await stack.enter_async_context(connect(server, limit=1024))
             writer.write(b"GET /big HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
-        while server._service.pool._lent < 4:
+        while server._service.pool._lent < 20:
             await asyncio.sleep(0)
         answer = Answer(await exchange(server, GET))
         content = Answer(await reader.read()).content
