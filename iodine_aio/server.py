@@ -173,11 +173,16 @@ class Server:
         """Waits until connections are accepted.
 
         Raises:
-            StartupError: a hook raised.
+            StartupError: a hook raised, or a stop did not wait for the start.
         """
         if self._starting is None:
             raise UsageError("this server was not started")
-        await asyncio.shield(self._starting)
+        try:
+            await asyncio.shield(self._starting)
+        except asyncio.CancelledError:
+            if self._starting.cancelled():
+                raise StartupError("the server was stopped before it had started") from None
+            raise
         return self
 
     async def _start(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -274,6 +279,8 @@ class Server:
             connection.abort()
         for task in tuple(self._service.tasks):
             task.cancel()
+        if self._starting is not None:
+            self._starting.cancel()
         for server in self._companions:
             server.abort()
 
@@ -303,8 +310,12 @@ class Server:
     async def _stop(self, seconds: float) -> None:
         service = self._service
         loop = asyncio.get_running_loop()
-        if self._starting is not None:
-            await asyncio.wait([self._starting])  # its sockets must not be closed under it
+        if self._starting is not None:  # its sockets must not be closed under it
+            await asyncio.wait([self._starting], timeout=max(seconds, _ABORT_SECONDS))
+            if not self._starting.done():
+                error_log.warning("the start was cut: a stop had waited for it in vain")
+                self._starting.cancel()
+                await asyncio.wait([self._starting], timeout=_ABORT_SECONDS)
         try:
             if self._leads:
                 await lifecycle.enter_state("start_shutdown")

@@ -43,6 +43,10 @@ class ASGILifespan:
             await asyncio.wait([task], timeout=1)  # what else it does about its failure
             task.cancel()
             raise
+        except asyncio.CancelledError:  # the server is stopped
+            task.cancel()
+            await asyncio.wait([task], timeout=1)
+            raise
 
     async def stop(self) -> None:
         """Lets the app shut down."""
@@ -58,7 +62,8 @@ class ASGILifespan:
 
     @property
     def _failed(self) -> bool:
-        return self._started.done() and self._started.exception() is not None
+        started = self._started
+        return started.done() and (started.cancelled() or started.exception() is not None)
 
     async def _run(self) -> None:
         scope = {

@@ -125,6 +125,34 @@ async def test_startup_that_fails_ends_the_server(
     assert errors_in(caplog) == []
 
 
+async def start_for_ever(scope: Any, receive: Any, send: Any) -> None:
+    await receive()
+    await asyncio.Event().wait()
+
+
+@pytest.mark.slow
+async def test_startup_that_does_not_end_is_cut_by_a_stop(caplog: pytest.LogCaptureFixture):
+    """It has as much time as the requests of a stop have, or a second."""
+    server = iodine_aio.serve(start_for_ever, port=0, stop_timeout=0)
+    await server.stop()
+
+    with pytest.raises(StartupError, match="stopped before it had started"):
+        await server.started()
+    assert "the start was cut" in caplog.text
+
+
+async def test_startup_that_does_not_end_is_cut_by_an_abort():
+    """As a second Ctrl-C asks for it: at once."""
+    server = iodine_aio.serve(start_for_ever, port=0)
+    stopping = asyncio.ensure_future(server.stop())
+    await asyncio.sleep(0)
+    server.abort()
+    await stopping
+
+    with pytest.raises(StartupError, match="stopped before it had started"):
+        await server.started()
+
+
 async def raise_on_the_scope(scope: Any, receive: Any, send: Any) -> None:
     assert scope["type"] == "http"
     await answer(send)
