@@ -51,7 +51,9 @@ class Reply:
     def set_result(self, result: Any) -> None:
         """Answers."""
         self._result = result
-        self._tell()
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener(self)
 
     def set_exception(self, error: BaseException) -> None:
         """There will be no answer."""
@@ -82,5 +84,10 @@ class Reply:
         return self._error
 
     def result(self) -> Any:
-        """The answer."""
+        """The answer; raises what was raised instead."""
+        if self._result is None:
+            if self._error is not None:
+                raise self._error
+            if self._cancelled:
+                raise asyncio.CancelledError
         return self._result

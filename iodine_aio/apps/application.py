@@ -1,7 +1,7 @@
 """What any kind of app is made into, and what it is given for that."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -22,6 +22,9 @@ class Host(Protocol):
 
     def post(self, function: Callable[..., object], *args: Any) -> bool:
         """Calls `function(*args)` in the loop's thread, soon; False if the loop has ended."""
+
+    def start_guarded(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """As `start_task`, for a coroutine that catches all but what ends a task."""
 
     def start_task(self, awaitable: Awaitable[Any]) -> "asyncio.Task[Any]":
         """Awaits `awaitable` in a task that a stop waits for, and cuts at its deadline."""

@@ -52,5 +52,5 @@ class _Caller:
         else:
             task = Exchange(env, self._host.loop)
             scope = make_http_scope(env, self._state)
-        self._host.start_task(task.run(self._app, scope))
-        return task.response()
+        self._host.start_guarded(task.run(self._app, scope))
+        return task.answer()

@@ -16,7 +16,7 @@ from iodine_aio.apps.asgi_scope import (
     Scope,
     is_disconnect,
     misplaced,
-    read_fields,
+    read_head,
 )
 from iodine_aio.errors import ClientGoneError, UsageError
 from iodine_aio.logs import error_log
@@ -158,7 +158,7 @@ class Response(Reply):
         loop: that of its task; on Python 3.11 asking for it costs a system call.
     """
 
-    __slots__ = ("_body", "_fields", "_loop", "_method", "_next", "_status", "_types")
+    __slots__ = ("_body", "_head", "_loop", "_method", "_next", "_types")
 
     def __init__(
         self, types: tuple[str, str], method: str, loop: asyncio.AbstractEventLoop
@@ -168,8 +168,7 @@ class Response(Reply):
         self._loop = loop
         self._method = method
         self._next = _START
-        self._status: Any = None
-        self._fields: list[tuple[str, str]] = []
+        self._head: Any = None
         self._body: StreamedBody | None = None
 
     def answer(self) -> Any:
@@ -189,7 +188,7 @@ class Response(Reply):
 
     def settle(self, result: Any) -> bool:
         """Answers; False if nobody waits for it any more."""
-        if self.done():
+        if self._result is not None or self._error is not None or self._cancelled:
             return False
         self.set_result(result)
         return True
@@ -208,16 +207,15 @@ class Response(Reply):
         if expected == _BODY and kind == self._types[1]:
             if message.get("more_body"):
                 self._next = _MORE
-                wanted = self._method != "HEAD" and self._status not in (204, 304)
+                wanted = self._method != "HEAD" and self._head.status not in (204, 304)
                 body = self._body = StreamedBody(message.get("body", b""), wanted, self._loop)
-                self.settle((self._status, self._fields, body))
+                self.settle((self._head.status, self._head, body))
                 await body.open()
             else:
                 self._next = _NOTHING
-                self.settle((self._status, self._fields, message.get("body", b"")))
+                self.settle((self._head.status, self._head, message.get("body", b"")))
         elif expected == _START and kind == self._types[0]:
-            self._fields = read_fields(message)
-            self._status = message["status"]
+            self._head = read_head(message)
             self._next = _BODY
         elif expected == _MORE and kind == self._types[1]:
             body = self._body  # type: ignore[assignment]
@@ -230,7 +228,7 @@ class Response(Reply):
         elif expected == _BODY and kind == "http.response.pathsend":
             file = open_file(message["path"])
             self._next = _NOTHING
-            self.settle((self._status, self._fields, file))
+            self.settle((self._head.status, self._head, file))
         else:
             raise misplaced(message, (*self._types, self._types[1], "nothing")[expected])
 
@@ -269,37 +267,32 @@ def _open_nonblocking(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
 
 
-class Exchange:
+class Exchange(Response):
     """One request and its response; `receive` and `send` are the app's."""
 
-    __slots__ = ("_incoming", "_response", "_taken")
+    __slots__ = ("_incoming", "_taken")
 
     def __init__(self, env: Env, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(_TYPES, env["REQUEST_METHOD"], loop)
         self._incoming = env["iodine_aio.body"]
         self._taken = False  # all of the request
-        self._response = Response(_TYPES, env["REQUEST_METHOD"], loop)
-
-    def response(self) -> Any:
-        """`(status, headers, body)`, or a reply that will have it."""
-        return self._response.answer()
 
     async def run(self, app: ASGIApp, scope: Scope) -> None:
         """Awaits the app to its end; raises nothing but what ends a task."""
-        response = self._response
         try:
-            await app(scope, self.receive, response.send)
+            await app(scope, self.receive, self.send)
         except asyncio.CancelledError:
-            response.fail(ClientGoneError("the app was cancelled"))
+            self.fail(ClientGoneError("the app was cancelled"))
             raise
         except KeyboardInterrupt:
             raise
         except SystemExit:
-            response.fail(UsageError("sys.exit() was called by an app"))
+            self.fail(UsageError("sys.exit() was called by an app"))
         except BaseException as error:
-            response.fail(error)
+            self.fail(error)
         else:
-            if not response.complete:
-                response.break_off(UsageError("the app returned before its response was complete"))
+            if self._next != _NOTHING:
+                self.break_off(UsageError("the app returned before its response was complete"))
 
     async def receive(self) -> Message:
         """The next message to the app; waits for the client."""

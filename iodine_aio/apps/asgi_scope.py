@@ -6,6 +6,7 @@ from typing import Any, Final
 from iodine_aio.errors import ClientGoneError, UsageError
 from iodine_aio.wire.environ import Env
 from iodine_aio.wire.request_line import split_target
+from iodine_aio.wire.response import ResponseHead, make_raw_head
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -23,24 +24,25 @@ def make_http_scope(env: Env, state: State) -> Scope:
 
     The fields are as they came: those of one name are not joined, nor is any left out.
     """
-    scope = _make_scope("http", env, state)
+    extensions: dict[str, Any] = {"http.response.pathsend": {}}
+    scope = _make_scope("http", env["wsgi.url_scheme"], extensions, env, state)
     scope["method"] = env["REQUEST_METHOD"]
-    scope["scheme"] = env["wsgi.url_scheme"]
-    scope["extensions"] = {"http.response.pathsend": {}}
     return scope
 
 
 def make_websocket_scope(env: Env, state: State) -> Scope:
     """The scope of a WebSocket (ASGI, "Websocket Connection Scope")."""
-    scope = _make_scope("websocket", env, state)
-    scope["scheme"] = "wss" if env["wsgi.url_scheme"] == "https" else "ws"
+    scheme = "wss" if env["wsgi.url_scheme"] == "https" else "ws"
+    extensions: dict[str, Any] = {"websocket.http.response": {}}
+    scope = _make_scope("websocket", scheme, extensions, env, state)
     offered = env.get("HTTP_SEC_WEBSOCKET_PROTOCOL", "").split(",")
     scope["subprotocols"] = [name for part in offered if (name := part.strip(" \t"))]
-    scope["extensions"] = {"websocket.http.response": {}}
     return scope
 
 
-def _make_scope(kind: str, env: Env, state: State) -> Scope:
+def _make_scope(
+    kind: str, scheme: str, extensions: dict[str, Any], env: Env, state: State
+) -> Scope:
     headers = [(name.lower(), value.strip(b" \t")) for name, value in env["iodine_aio.fields"]]
     target: str = env["REQUEST_URI"]
     if target[0] == "/":
@@ -58,6 +60,7 @@ def _make_scope(kind: str, env: Env, state: State) -> Scope:
         "type": kind,
         "asgi": {"version": "3.0", "spec_version": SPEC_VERSION},
         "http_version": env["SERVER_PROTOCOL"][5:],
+        "scheme": scheme,
         "path": path,
         "raw_path": raw_path.encode(),
         "query_string": env["QUERY_STRING"].encode(),
@@ -67,6 +70,7 @@ def _make_scope(kind: str, env: Env, state: State) -> Scope:
         "client": (address, int(env["REMOTE_PORT"])) if address else None,
         "server": (env["SERVER_NAME"], int(env["SERVER_PORT"])) if address else None,
         "state": state.copy(),
+        "extensions": extensions,
     }
 
 
@@ -81,6 +85,19 @@ def read_fields(message: Message) -> list[tuple[str, str]]:
             (name.decode("latin-1"), value.decode("latin-1"))
             for name, value in message.get("headers", ())
         ]
+    except (AttributeError, TypeError, ValueError) as error:
+        raise UsageError(f"headers of {message['type']} must be pairs of bytes: {error}") from error
+
+
+def read_head(message: Message) -> ResponseHead:
+    """The head of a message that begins a response.
+
+    Raises:
+        UsageError: its headers are no pairs of bytes.
+        ResponseError: they, or its status, cannot be sent.
+    """
+    try:
+        return make_raw_head(message["status"], message.get("headers", ()))
     except (AttributeError, TypeError, ValueError) as error:
         raise UsageError(f"headers of {message['type']} must be pairs of bytes: {error}") from error
 

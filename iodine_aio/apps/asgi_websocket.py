@@ -79,7 +79,7 @@ class WebSocketSession:
 
     # The app's task.
 
-    def response(self) -> Any:
+    def answer(self) -> Any:
         """`(status, headers, body)`, or a reply that will have it."""
         return self._response.answer()
 

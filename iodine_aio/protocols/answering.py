@@ -127,12 +127,14 @@ class Answering(Responding):
             self.flush()
 
     def _take_result(self, task: "asyncio.Future[Any] | Reply") -> None:
-        if task.cancelled():
+        try:
+            result = task.result()
+        except asyncio.CancelledError:
             self.fail(asyncio.CancelledError("the app cancelled itself"))
-        elif (error := task.exception()) is not None:
+        except BaseException as error:
             self.fail(error)
         else:
-            self.answer(task.result())
+            self.answer(result)
 
     def answer(self, result: Any) -> None:
         """Answers the request in hand by `(status, headers, body)`."""
@@ -151,17 +153,19 @@ class Answering(Responding):
                     f"the app returned {len(result)} values, must return (status, headers, body)"
                 )
             status, headers, body = result
-            number, status_line = parse_status(status)
-            choice = find_choice(env, self._offer)
-            if choice is not None and not choice.stands(number):
-                choice = None
-            if choice is None and not 200 <= number <= 599:
-                raise ResponseError(f"status is {number}, must be 200 to 599")
+            max_head_bytes = self.service.settings.max_head_bytes
             if type(headers) is ResponseHead:
                 head = headers
+                if len(head.block) > max_head_bytes:
+                    raise ResponseError(f"response head longer than {max_head_bytes} bytes")
             else:
-                head = ResponseHead(number, status_line)
-                parse_headers(head, headers, self.service.settings.max_head_bytes)
+                head = ResponseHead(*parse_status(status))
+                parse_headers(head, headers, max_head_bytes)
+            choice = find_choice(env, self._offer)
+            if choice is not None and not choice.stands(head.status):
+                choice = None
+            if choice is None and not 200 <= head.status <= 599:
+                raise ResponseError(f"status is {head.status}, must be 200 to 599")
             if choice is not None:
                 self._upgrade(choice, head, body)
             else:

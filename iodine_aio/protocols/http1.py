@@ -422,7 +422,8 @@ class HTTPProtocol(Answering):
                 # Its app wanted no more of it, and where it ends, only its bytes could say.
                 self._state = CLOSING
                 self._body_cut = True
-            self._drop_body()
+            self._body.close()
+            self._body = None
         if self._in_turn:
             return  # the turn goes on by itself
         if self._state == LEAVING:

@@ -170,7 +170,8 @@ class RequestStream:
     def close(self) -> None:
         """The client is gone, or the response is whole: nothing more comes."""
         self._lost = True
-        self._wake()
+        if self._waiter is not None:
+            self._wake()
 
     async def _wait(self) -> None:
         if self._waiter is None or self._waiter.done():

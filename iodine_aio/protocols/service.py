@@ -6,7 +6,7 @@ import functools
 import inspect
 import sys
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, Protocol
 
 from iodine_aio.clock import Clock
@@ -110,6 +110,13 @@ class Service:
             self.tasks.add(task)
             task.add_done_callback(functools.partial(self._end_task, awaitable))
         return task
+
+    def start_guarded(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """As `start_task`, for a coroutine that catches all but what ends a task."""
+        task = asyncio.Task(coroutine, loop=self.loop, **_EAGER)
+        if not task.done():
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
 
     def _end_task(self, awaitable: Awaitable[Any], task: "asyncio.Task[Any]") -> None:
         self.tasks.discard(task)

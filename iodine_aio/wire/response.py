@@ -82,6 +82,8 @@ _KNOWN: Final[dict[str, int]] = {
     for spelling in (name, name.lower())
 }
 
+_KNOWN_BYTES: Final = {name.encode(): kind for name, kind in _KNOWN.items() if kind != _HIJACK}
+
 _MAX_READY_BYTES: Final = 1 << 16
 
 LAST_CHUNK: Final = b"0\r\n\r\n"
@@ -194,15 +196,17 @@ def parse_headers(head: ResponseHead, headers: Headers, max_head_bytes: int) -> 
             f"headers are {type(headers).__name__}, must be a dict, or pairs of name and value:"
             f" {error}"
         ) from error
-    block = "".join(lines)
-    count = len(lines)
+    head.block = _check_block("".join(lines), len(lines))
+    if len(head.block) > max_head_bytes:
+        raise ResponseError(f"response head longer than {max_head_bytes} bytes")
+
+
+def _check_block(block: str, count: int) -> str:
     # "Field values containing CR, LF, or NUL characters are invalid and dangerous"
     # - RFC 9110, 5.5. Each line has one CR and one LF of ours.
     if block.count("\n") != count or block.count("\r") != count or "\0" in block:
         raise ResponseError("a header value contains CR, LF or NUL")
-    if len(block) > max_head_bytes:
-        raise ResponseError(f"response head longer than {max_head_bytes} bytes")
-    head.block = block
+    return block
 
 
 def make_head(status: int, headers: Headers) -> ResponseHead:
@@ -212,6 +216,34 @@ def make_head(status: int, headers: Headers) -> ResponseHead:
     """
     head = ResponseHead(*parse_status(status))
     parse_headers(head, headers, _MAX_READY_BYTES)
+    return head
+
+
+def make_raw_head(status: object, pairs: Iterable[tuple[bytes, bytes]]) -> ResponseHead:
+    """A head of pairs of bytes, which are sent as they are (ASGI).
+
+    Raises:
+        ResponseError: as those of `parse_status` and `parse_headers`; nothing is said of its
+            length.
+        AttributeError, TypeError, ValueError: they are no pairs of bytes.
+    """
+    head = ResponseHead(*parse_status(status))
+    lines: list[bytes] = []
+    for name, value in pairs:
+        kind = _KNOWN_BYTES.get(name)
+        if kind is None:
+            kind = _classify(name.decode("latin-1"))
+        if kind == _CONTENT_LENGTH and head.content_length is None and value.isdigit():
+            head.content_length = int(value)  # as nearly every response has it
+            continue
+        if kind:
+            field = _file_special(head, kind, name.decode("latin-1"), value.decode("latin-1"))
+            if field is None:
+                continue
+            value = field.encode("latin-1")
+        lines.append(b"%b: %b\r\n" % (name, value))
+    # Decoded once for all of them, as it is encoded once with what is ours.
+    head.block = _check_block(b"".join(lines).decode("latin-1"), len(lines))
     return head
 
 

@@ -277,6 +277,17 @@ async def test_send_waits_for_a_client_that_takes_nothing():
     assert len(body) > 256 * 65536
 
 
+async def test_head_over_the_limit_is_answered_500(caplog: pytest.LogCaptureFixture):
+    """`max_head_bytes` holds for responses too."""
+    headers = [(b"x-a", b"a" * 1000)]
+
+    taken = await ask(sending(START | {"headers": headers}, END))
+    refused = await ask(sending(START | {"headers": headers}, END), max_head_bytes=1000)
+
+    assert (taken.status, refused.status) == (200, 500)
+    assert "longer than 1000 bytes" in caplog.text
+
+
 # ---- clients that leave ----
 
 

@@ -12,6 +12,7 @@ from iodine_aio.wire.response import (
     Framing,
     ResponseHead,
     block_for_101,
+    make_raw_head,
     parse_headers,
     parse_status,
 )
@@ -269,3 +270,52 @@ def test_chunks_are_read_back(pieces):
 
     assert reader.feed(coded) == (b"".join(pieces), len(coded))
     assert reader.done
+
+
+# ---- heads of bytes ----
+
+_names = st.one_of(
+    st.sampled_from(
+        [b"content-length", b"Content-Type", b"CONNECTION", b"transfer-encoding", b"Date", b"x-a"]
+    ),
+    st.binary(max_size=4),
+)
+_values = st.one_of(
+    st.sampled_from([b"5", b"05", b"+5", b"close", b"upgrade, x", b"\xe4", b"a\rb", b"a\nb"]),
+    st.binary(max_size=4),
+)
+
+
+def said_by(make, *arguments):
+    """All that a head says; None if it is refused."""
+    try:
+        head = make(*arguments)
+    except ResponseError:
+        return None
+    return [getattr(head, name) for name in ResponseHead.__slots__]
+
+
+@given(st.lists(st.tuples(_names, _values), max_size=4))
+def test_head_of_bytes_says_what_the_same_head_of_text_says(pairs):
+    """Or it is refused, as that is."""
+    text = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in pairs]
+
+    assert said_by(make_raw_head, 200, pairs) == said_by(head_of, text)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [(b"X-A", b"a\rb"), (b"X-A", b"a\nb"), (b"X-A", b"a\0b"), (b"X A", b"a"), (b"", b"a"),
+     (b"Content-Length", b"+5"), (b"Content-Length", b"\xb2"), (b"Content-Length", b"")],
+)  # fmt: skip
+def test_field_of_bytes_that_splits_or_misleads_is_refused(field):
+    """An app's bytes are trusted no more than its text."""
+    with pytest.raises(ResponseError):
+        make_raw_head(200, [field])
+
+
+@pytest.mark.parametrize("pairs", [[("X-A", "a")], [(b"X-A", "a")], [b"X-A"], [(b"X-A", 1)]])
+def test_head_of_bytes_is_made_of_nothing_else(pairs):
+    """ASGI has no text in its fields."""
+    with pytest.raises((AttributeError, TypeError, ValueError)):
+        make_raw_head(200, pairs)
