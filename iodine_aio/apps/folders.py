@@ -112,8 +112,8 @@ class Folder:
 
     def open_path(self, path: bytes) -> tuple[io.FileIO, os.stat_result]:
         """Opens a file by its absolute path, if that is within the folder; raises as `open`."""
-        root, names = self._resolve(path)
         try:
+            root, names = self._resolve(path)  # raises where a link is none any more
             return _walk(root, names)
         except OSError as error:
             raise _tell(error) from None

@@ -181,6 +181,23 @@ def test_link_that_appears_on_the_way_is_not_followed(root: Path, monkeypatch: p
     assert not finds(root, b"link", b"file")
 
 
+def test_link_that_is_none_any_more_is_no_file(root: Path, monkeypatch: pytest.MonkeyPatch):
+    """It was exchanged for a folder between the look and the reading of it."""
+    (root / "link").symlink_to("file")
+    read_link = os.readlink
+
+    def exchange(path: bytes, **options: int) -> bytes:
+        if os.path.basename(path) == b"link":
+            (root / "link").unlink()
+            (root / "link").mkdir()
+        return read_link(path, **options)
+
+    monkeypatch.setattr(os, "readlink", exchange)
+
+    with pytest.raises(FileNotFoundError):
+        Folder(root).open([b"link"])
+
+
 def test_loop_of_links_is_no_file(root: Path):
     (root / "a").symlink_to("b")
     (root / "b").symlink_to("a")
