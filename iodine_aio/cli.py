@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any, Final, NoReturn
 
+from iodine_aio import systemd
 from iodine_aio.binds import Bind, parse_bind
 from iodine_aio.descriptors import raise_descriptor_limit
 from iodine_aio.errors import (
@@ -60,6 +61,21 @@ def make_parser() -> argparse.ArgumentParser:
         " (default: $WEB_CONCURRENCY or 1)")  # fmt: skip
     add("-warmup", "--preload", action="store_true",
         help="import TARGET once, before the workers are forked")  # fmt: skip
+    add("--max-requests", type=int, metavar="N",
+        help="a worker that has served so many, and up to a tenth more, is replaced"
+        " (default: none is)")  # fmt: skip
+    add("--max-rss", type=int, metavar="MIB",
+        help="a worker that takes more memory is replaced, MiB (default: none is)")  # fmt: skip
+    add("--worker-timeout", type=float, metavar="SECONDS",
+        help=_default("a worker whose loop stands still is replaced, seconds, 0: never",
+                      "worker_timeout"))  # fmt: skip
+    add("--stop-timeout", type=float, metavar="SECONDS",
+        help=_default("a stop cuts what is not finished, seconds", "stop_timeout"))  # fmt: skip
+    add("--drain-timeout", type=float, metavar="SECONDS",
+        help=_default("a rolling restart leaves idle connections open, seconds",
+                      "drain_timeout"))  # fmt: skip
+    add("-pid", "--pid-file", metavar="FILE",
+        help="has the process id in it as long as the server runs")  # fmt: skip
     add("-v", "--access-log", action="store_true", help="one log line a request (default: none)")
     add("-q", "--quiet", action="store_true", help="no banner (default: one line)")
     add("-maxbd", "--max-body", type=int, metavar="MIB",
@@ -105,6 +121,7 @@ def read_settings(arguments: argparse.Namespace) -> Settings:
         "access_log": arguments.access_log,
         "interface": arguments.interface or _DEFAULTS.interface,
         "log_static": arguments.log_static,
+        "pid_file": arguments.pid_file,
         "public": arguments.public,
         "static": _read_pairs("--static", arguments.static),
         "spa": arguments.spa,
@@ -124,6 +141,11 @@ def read_settings(arguments: argparse.Namespace) -> Settings:
         ("max_head_bytes", arguments.max_head, KIB),
         ("ping_interval", arguments.ping, 1),
         ("keep_alive_timeout", arguments.timeout, 1),
+        ("max_requests", arguments.max_requests, 1),
+        ("max_rss_bytes", arguments.max_rss, MIB),
+        ("worker_timeout", arguments.worker_timeout, 1),
+        ("stop_timeout", arguments.stop_timeout, 1),
+        ("drain_timeout", arguments.drain_timeout, 1),
     ):
         if value is not None:
             options[name] = value * unit
@@ -164,6 +186,8 @@ def read_binds(arguments: argparse.Namespace) -> list[Bind]:
         port = int(platform_port or 3000)
     if not 0 <= port <= 65535:
         raise UsageError(f"port {port}, must be 0 to 65535")
+    if not arguments.bind and arguments.port is None and (fds := systemd.take_descriptors()):
+        return [Bind(fd=fd) for fd in fds]
     if not arguments.bind:
         host = "0.0.0.0" if platform_port and arguments.port is None else "127.0.0.1"
         return [Bind(host=host, port=port)]

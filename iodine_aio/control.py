@@ -1,9 +1,8 @@
 """What a parent and one of its workers say to each other: lines of JSON over a socketpair.
 
 Parent to worker: `stop SECONDS`, `drain`, `abort`; `sockets SLOTS` and `adopt SLOT` with
-descriptors, `refused ERRNO TEXT`, `release SLOT`.
-Worker to parent: `open BIND NUMBER BACKLOG`, `ready`, `beat`, `retire WHY`, `failed CODE TEXT`.
-Nothing is ever unpickled.
+sockets, `refused ERRNO TEXT`, `release SLOT`. Worker to parent: `open BIND MODE NUMBER
+BACKLOG`, `ready`, `beat`, `retire WHY`, `failed CODE TEXT`. Nothing is ever unpickled.
 """
 
 import json
@@ -17,6 +16,7 @@ MAX_TEXT: Final = 4000  # characters of an error's text
 _MAX_DESCRIPTORS: Final = 250  # that the kernel passes on in one message (SCM_MAX_FD is 253)
 
 Words = list[Any]
+Line = tuple[Words, list[socket.socket]]
 
 
 class Control:
@@ -35,19 +35,19 @@ class Control:
 
     def send(self, *words: Any, sockets: Sequence[socket.socket] = ()) -> None:
         """Sends one line, and copies of `sockets` with it; one that cannot be taken is lost."""
-        line = json.dumps(words).encode() + b"\n"
+        passed = [sock.fileno() for sock in sockets[:_MAX_DESCRIPTORS]]
+        line = json.dumps([len(passed), *words]).encode() + b"\n"
         try:
-            if sockets:
-                descriptors = [sock.fileno() for sock in sockets[:_MAX_DESCRIPTORS]]
-                socket.send_fds(self.sock, [line], descriptors)
+            if passed:
+                socket.send_fds(self.sock, [line], passed)
             else:
                 self.sock.send(line)
         except OSError:
             # Whoever takes nothing has other troubles: it has ended, or is ended soon.
             return
 
-    def receive(self) -> list[Words]:
-        """What has arrived; `ended` tells whether more may come."""
+    def receive(self) -> list[Line]:
+        """What has arrived, with its sockets; `ended` tells whether more may come."""
         try:
             data, descriptors, _, _ = socket.recv_fds(
                 self.sock,
@@ -62,20 +62,19 @@ class Control:
         self._descriptors.extend(descriptors)
         *lines, self._unread = (self._unread + data).split(b"\n")
         self.ended = self.ended or not data or len(self._unread) > MAX_LINE_BYTES
-        return [words for line in lines if (words := self._parse(line))]
+        return [said for line in lines if (said := self._parse(line))]
 
-    def _parse(self, line: bytes) -> Words:
+    def _parse(self, line: bytes) -> Line | None:
         try:
-            words = json.loads(line)
+            match json.loads(line):
+                case [int() as passed, str() as first, *others]:
+                    return [first, *others], self._take_sockets(passed)
         except ValueError:
-            words = None
-        if isinstance(words, list) and words and isinstance(words[0], str):
-            return words
+            pass
         self.ended = True
-        return []
+        return None
 
-    def take_sockets(self, count: int) -> list[socket.socket]:
-        """The listening sockets that came with a line."""
+    def _take_sockets(self, count: int) -> list[socket.socket]:
         taken = []
         for _ in range(min(count, len(self._descriptors))):
             sock = socket.socket(fileno=self._descriptors.popleft())
@@ -88,7 +87,7 @@ class Control:
         """Says no more."""
         self.ended = True
         self.sock.close()
-        for sock in self.take_sockets(len(self._descriptors)):
+        for sock in self._take_sockets(len(self._descriptors)):
             sock.close()
 
 

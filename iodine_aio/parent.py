@@ -1,45 +1,33 @@
-"""The parent of the workers: forks them, watches them, replaces them.
+"""The parent of the workers: starts them, watches them, replaces them.
 
 It serves nobody and runs no event loop, so that nothing of a loop or a thread is ever forked:
-it waits in a selector for signals and for what its workers say.
+it waits in a selector for signals, for what its workers say, and for what they publish.
 """
 
-import atexit
-import os
 import selectors
 import signal
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
-from iodine_aio import lifecycle
+from iodine_aio import lifecycle, systemd
 from iodine_aio.binds import Bind, parse_bind
-from iodine_aio.control import Control, Words, make_pair
-from iodine_aio.errors import EXIT_STARTUP, StartupError, UsageError
+from iodine_aio.children import Child, Children, describe_end, enter_state
+from iodine_aio.control import Words
+from iodine_aio.errors import StartupError, UsageError
 from iodine_aio.logs import error_log
+from iodine_aio.pubsub.cluster import Hub
 from iodine_aio.server import Server
 from iodine_aio.signals import SignalPipe
-from iodine_aio.slots import Key, SlotSockets
-from iodine_aio.worker import Load, Worker, flush_outputs
+from iodine_aio.slots import SlotSockets
+from iodine_aio.worker import Load, Worker
 
 _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 _RESTART_SIGNALS: Final = (signal.SIGHUP, signal.SIGUSR1)
-_SIGNALS: Final = (
-    *_STOP_SIGNALS,
-    *_RESTART_SIGNALS,
-    signal.SIGTTIN,
-    signal.SIGTTOU,
-    signal.SIGCHLD,
-)
 # What a terminal or an administrator sends to all processes is meant for the parent.
-_NOT_FOR_WORKERS: Final = (
-    signal.SIGINT,
-    *_RESTART_SIGNALS,
-    signal.SIGTTIN,
-    signal.SIGTTOU,
-)
+_NOT_FOR_WORKERS: Final = (signal.SIGINT, *_RESTART_SIGNALS, signal.SIGTTIN, signal.SIGTTOU)
+_SIGNALS: Final = (*_NOT_FOR_WORKERS, signal.SIGTERM, signal.SIGCHLD)
 
 _LAST_SECONDS: Final = 3.0  # after its deadline, until a worker that stops is killed
 _FORCE_SECONDS: Final = 1.5  # what workers get to cut everything
@@ -48,49 +36,10 @@ _FIRST_PAUSE: Final = 0.5  # before the second replacement in a row
 _LONGEST_PAUSE: Final = 10.0
 _RETRY_SECONDS: Final = 60.0  # after a replacement that failed, until the next of the same worker
 
-STARTING: Final = 0  # of the server: not all workers have been ready yet
-SERVING: Final = 1
-STOPPING: Final = 2
-
-
-class Child:
-    """The parent's record of one worker.
-
-    Attributes:
-        ready: it accepts connections.
-        used: the listeners it has asked for.
-        heard_at: when it last said something.
-        deadline: when it is killed, if it is to end.
-        failure: exit code and text, if it said why it ends.
-    """
-
-    __slots__ = (
-        "control", "deadline", "failure", "heard_at", "pid", "ready", "slot", "started_at",
-        "stopping", "used",
-    )  # fmt: skip
-
-    def __init__(self, pid: int, slot: "Slot", control: Control) -> None:
-        self.pid = pid
-        self.slot = slot
-        self.control = control
-        self.ready = False
-        self.stopping = False
-        self.used: set[Key] = set()
-        self.started_at = self.heard_at = time.monotonic()
-        self.deadline = float("inf")
-        self.failure: tuple[int, str] | None = None
-
-    def tell_to_end(self, order: list[Any], seconds: float) -> None:
-        """Gives an order to end, and `seconds` for that."""
-        self.stopping = True
-        self.deadline = min(self.deadline, time.monotonic() + seconds)
-        self.control.send(*order)
-        if not self.ready:  # it reads no orders yet
-            self.kill(signal.SIGTERM)
-
-    def kill(self, number: int) -> None:
-        """Sends it a signal; it has not been waited for, so the process id is its own."""
-        os.kill(self.pid, number)
+_STARTING: Final = 0  # not all workers have been ready yet
+_SERVING: Final = 1
+_STOPPING: Final = 2
+_NEVER: Final = float("inf")
 
 
 class Slot:
@@ -101,16 +50,17 @@ class Slot:
         newcomer: who will in its stead, once it is ready.
         failures: replacements in a row that did not live long.
         start_at: when the next one is due, if there is none.
+        retry_at: until when nobody is replaced who asks for it.
     """
 
     __slots__ = ("failures", "newcomer", "number", "retry_at", "start_at", "worker")
 
     def __init__(self, number: int) -> None:
-        self.number = number
+        self.number: Final = number
         self.worker: Child | None = None
         self.newcomer: Child | None = None
         self.failures = 0
-        self.start_at = float("inf")
+        self.start_at = _NEVER
         self.retry_at = 0.0
 
 
@@ -131,20 +81,28 @@ class Supervisor:
         sockets: SlotSockets,
         on_ready: Callable[[], object],
     ) -> None:
-        self._server: Final = server
         self._settings: Final = server.settings
-        self._load: Final = load
         self._sockets: Final = sockets
         self._on_ready: Final = on_ready
-        self._state = STARTING
+        self._state = _STARTING
         self._slots: Final[dict[int, Slot]] = {}
-        self._children: Final[dict[int, Child]] = {}
         self._due: Final[deque[Slot]] = deque()  # whose workers are to be replaced
-        self._leaving: Child | None = None  # the one that a rolling restart waits for
+        self._leaving: Child | None = None  # who drains, before the next one is replaced
         self._failure: StartupError | None = None
+        self._restart_asked = False
+        self._stops_asked = 0
         self._signals: Final = SignalPipe(_SIGNALS)
         self._selector: Final = selectors.DefaultSelector()
-        self._orders = 0
+        self._hub: Final = Hub()
+        self._watchdog: Final = systemd.Watchdog()
+        self._children: Final = Children(
+            lambda control, link: Worker(control, link, server).run(load),
+            sockets,
+            self._selector,
+            self._hub,
+            self._signals,
+            _NOT_FOR_WORKERS,
+        )
 
     def run(self) -> None:
         """Serves until told to stop.
@@ -154,87 +112,99 @@ class Supervisor:
         """
         with self._signals.catch(), self._selector:
             self._selector.register(self._signals, selectors.EVENT_READ, None)
-            self._enter("pre_start")
+            self._hub.register(self._selector)
+            enter_state("pre_start")
             try:
                 for number in range(self._settings.worker_count):
                     slot = self._slots[number] = Slot(number)
-                    slot.worker = self._fork(slot)
-                self._enter("enter_master")
-            except StartupError as error:
-                self._give_up(error)
-            while self._children or self._state != STOPPING:
+                    slot.worker = self._children.fork(number)
+                enter_state("enter_master")
+            except (OSError, StartupError) as error:
+                self._give_up(StartupError(str(error)))
+            while self._children.alive or self._state != _STOPPING:
                 self._turn()
+            self._hub.close()
             lifecycle.enter_state_now("on_finish")
         if self._failure is not None:
             raise self._failure
 
-    def _enter(self, state: str) -> None:
-        try:
-            lifecycle.enter_state_now(state)
-        except Exception as error:
-            text = f"a hook of {state} raised {type(error).__name__}: {error}"
-            raise StartupError(text) from error
-
     # One turn.
 
     def _turn(self) -> None:
-        events = self._selector.select(self._patience())
-        for key, _ in events:
-            if isinstance(key.data, Child):
-                self._listen_to(key.data)
-        for number in self._signals.take():
-            self._take_signal(number)
-        for child in tuple(self._children.values()):
-            pid, status = os.waitpid(child.pid, os.WNOHANG)
-            if pid:
-                self._bury(child, os.waitstatus_to_exitcode(status))
-        self._look_at_the_time()
-        self._go_on_replacing()
+        patience = self._next_time() - time.monotonic()
+        events = self._selector.select(None if patience == _NEVER else max(0.0, patience))
+        others = patience <= 0 or not events
+        for key, mask in events:
+            if key.data is self._hub:
+                self._hub.handle(key, mask)
+            else:
+                others = True
+                if key.data is not None:
+                    self._listen_to(key.data)
+        if others:
+            self._take_signals()
+            self._look_at_the_time()
+            self._go_on_replacing()
 
-    def _patience(self) -> float | None:
-        """Seconds until something is due; None: nothing is."""
-        times = [slot.start_at for slot in self._slots.values()]
-        for child in self._children.values():
-            times.append(child.deadline)
-            times.append(self._silence_ends(child))
-        earliest = min(times, default=float("inf"))
-        return None if earliest == float("inf") else max(0.0, earliest - time.monotonic())
+    def _take_signals(self) -> None:
+        taken = self._signals.take()
+        if signal.SIGCHLD in taken:
+            for child, code in self._children.reap():
+                if child.control.sock.fileno() >= 0:
+                    self._listen_to(child)  # its last words
+                self._children.hang_up(child)
+                self._bury(child, code)
+        for number in taken:
+            if number in _STOP_SIGNALS:
+                self._stop()
+            elif number in _RESTART_SIGNALS:
+                self._restart()
+            elif number == signal.SIGTTIN:
+                self._add_slot()
+            elif number == signal.SIGTTOU:
+                self._remove_slot()
 
-    def _silence_ends(self, child: Child) -> float:
+    def _next_time(self) -> float:
+        """When something is due."""
+        times = [self._watchdog.due]
+        times += [slot.start_at for slot in self._slots.values()]
+        times += [child.deadline for child in self._children.alive]
+        times += [self._end_of_silence(child) for child in self._children.alive]
+        return min(times)
+
+    def _end_of_silence(self, child: Child) -> float:
         timeout = self._settings.worker_timeout
-        return child.heard_at + timeout if child.ready and timeout else float("inf")
+        return child.heard_at + timeout if child.ready and timeout else _NEVER
 
     def _look_at_the_time(self) -> None:
         now = time.monotonic()
-        for child in self._children.values():
+        self._watchdog.pat(now)
+        for child in self._children.alive:
             if child.deadline <= now:
                 error_log.error("worker %d was killed: it had not ended in time", child.pid)
-                child.deadline = float("inf")
+                child.deadline = _NEVER
                 child.kill(signal.SIGKILL)
-            elif self._silence_ends(child) <= now:
-                seconds = now - child.heard_at
+            elif self._end_of_silence(child) <= now:
                 error_log.error(
                     "worker %d was killed: its loop stood still for %.1f seconds",
                     child.pid,
-                    seconds,
+                    now - child.heard_at,
                 )
-                child.heard_at = float("inf")
+                child.heard_at = _NEVER
                 child.kill(signal.SIGKILL)
-        if self._state == SERVING:
-            for slot in tuple(self._slots.values()):
-                if slot.start_at <= now:
-                    slot.start_at = float("inf")
-                    self._replace_dead(slot)
+        for slot in self._slots.values():
+            if slot.start_at <= now and self._state == _SERVING:
+                self._start(slot)
 
     # What workers say.
 
     def _listen_to(self, child: Child) -> None:
-        for words in child.control.receive():
-            child.heard_at = time.monotonic()
+        for words, _ in child.control.receive():
+            if child.heard_at != _NEVER:
+                child.heard_at = time.monotonic()
             self._answer(child, words)
-        if child.control.ended and child.control.sock.fileno() >= 0:
-            self._selector.unregister(child.control.sock)
-            child.control.close()
+        if child.control.ended:
+            self._children.hang_up(child)
 
     def _answer(self, child: Child, words: Words) -> None:
         match words:
@@ -256,204 +226,104 @@ class Supervisor:
             bind = parse_bind(text, 0)
             if bind.path is not None:
                 bind = Bind(path=bind.path, mode=mode)
-            found = self._sockets.open(bind, number, backlog, child.slot.number)
+            found = self._sockets.open(bind, number, backlog, child.slot)
         except OSError as error:
             child.control.send("refused", error.errno, error.strerror or str(error))
         except UsageError as error:
             child.control.send("refused", 0, str(error))
         else:
             child.used.add((text, number))
-            slots, sockets = [slot for slot, _ in found], [sock for _, sock in found]
-            child.control.send("sockets", slots, sockets=sockets)
+            sockets = [sock for _, sock in found]
+            child.control.send("sockets", [slot for slot, _ in found], sockets=sockets)
 
     def _welcome(self, child: Child) -> None:
         child.ready = True
-        slot = child.slot
-        if slot.newcomer is child:
+        slot = self._slots.get(child.slot)
+        if slot is not None and slot.newcomer is child:
             old, slot.worker, slot.newcomer = slot.worker, child, None
             if old is not None:
                 self._leaving = old
-                settings = self._settings
-                seconds = settings.drain_timeout + settings.stop_timeout + _LAST_SECONDS
-                old.tell_to_end(["drain"], seconds)
+                self._drain(old)
         workers = [slot.worker for slot in self._slots.values()]
-        if self._state == STARTING and all(one is not None and one.ready for one in workers):
-            self._state = SERVING
+        if self._state == _STARTING and all(one is not None and one.ready for one in workers):
+            self._state = _SERVING
+            systemd.notify("READY=1")
             self._on_ready()
+            if self._restart_asked:
+                self._restart()
+
+    def _drain(self, child: Child) -> None:
+        settings = self._settings
+        seconds = settings.drain_timeout + settings.stop_timeout + _LAST_SECONDS
+        child.tell_to_end(["drain"], seconds)
 
     def _retire(self, child: Child, why: str) -> None:
-        slot = child.slot
+        slot = self._slots.get(child.slot)
         if (
-            slot.worker is child
-            and self._state == SERVING
-            and slot not in self._due
+            self._state == _SERVING
+            and slot is not None
+            and slot.worker is child
             and slot.newcomer is None
+            and slot not in self._due
             and slot.retry_at <= time.monotonic()
         ):
             error_log.info("worker %d is replaced: %s", child.pid, why)
             self._due.append(slot)
 
-    # Beginning.
-
-    def _fork(self, slot: Slot) -> Child:
-        """A new worker.
-
-        Raises:
-            StartupError: a hook raised.
-            OSError: the system has no room for one.
-        """
-        self._enter("before_fork")
-        ours, theirs = make_pair()
-        flush_outputs()
-        try:
-            with self._signals.held():
-                pid = os.fork()
-                if not pid:
-                    self._be_worker(theirs, ours)
-        except OSError:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-        child = self._children[pid] = Child(pid, slot, ours)
-        self._selector.register(ours.sock, selectors.EVENT_READ, child)
-        self._enter("after_fork")
-        return child
-
-    def _be_worker(self, control: Control, parents_end: Control) -> NoReturn:
-        code = EXIT_STARTUP
-        try:
-            # As multiprocessing does: what the parent wants done at its exit, it does itself.
-            atexit._clear()
-            self._signals.leave_in_child(_NOT_FOR_WORKERS)
-            self._selector.close()
-            parents_end.close()
-            for child in self._children.values():
-                # A worker must not keep the line of another one open.
-                child.control.close()
-            self._sockets.close_in_child()
-            try:
-                lifecycle.enter_state_now("after_fork")
-                lifecycle.enter_state_now("enter_child")
-                lifecycle.forget_state("pre_start")  # that was in the parent
-            except Exception as error:
-                control.send("failed", code, f"a hook raised {type(error).__name__}: {error}")
-            else:
-                code = Worker(control, self._server).run(self._load)
-            atexit._run_exitfuncs()
-        except BaseException as error:
-            if isinstance(error, SystemExit) and isinstance(error.code, int):
-                code = error.code
-            else:
-                traceback.print_exc()
-        finally:
-            flush_outputs()
-            os._exit(code)
-
-    def _replace_dead(self, slot: Slot) -> None:
-        try:
-            slot.worker = self._fork(slot)
-        except (OSError, StartupError) as error:
-            error_log.error("a worker cannot be started: %s", error)
-            self._pause(slot)
-
-    def _pause(self, slot: Slot) -> None:
-        """The next worker of this slot is started after a while, at first at once."""
-        pause = _FIRST_PAUSE * 2 ** (slot.failures - 1) if slot.failures else 0.0
-        slot.failures += 1
-        slot.start_at = time.monotonic() + min(pause, _LONGEST_PAUSE)
-
-    # Ending.
+    # Who dies, and who comes after.
 
     def _bury(self, child: Child, code: int) -> None:
-        if child.control.sock.fileno() >= 0:
-            self._listen_to(child)  # its last words
-        if child.control.sock.fileno() >= 0:
-            self._selector.unregister(child.control.sock)
-            child.control.close()
-        del self._children[child.pid]
-        slot = child.slot
         if self._leaving is child:
             self._leaving = None
+        slot = self._slots.get(child.slot)
+        if slot is None or self._state == _STOPPING:
+            return
         if slot.newcomer is child:
             slot.newcomer = None
-            if self._state == SERVING:
-                self._lament_newcomer(slot, child, code)
+            if not child.stopping:
+                self._due.clear()
+                slot.retry_at = time.monotonic() + _RETRY_SECONDS
+                self._say_no_restart(child.explain(code)[1])
         elif slot.worker is child:
-            slot.worker, slot.newcomer = slot.newcomer, None
-            if self._state == STARTING:
-                status, text = self._reason(child, code)
+            if self._state == _STARTING:
+                status, text = child.explain(code)
                 self._give_up(StartupError(text, status))
-            elif self._state == SERVING:
+            else:
                 self._mourn(slot, child, code)
-
-    def _reason(self, child: Child, code: int) -> tuple[int, str]:
-        if child.failure is not None:
-            return child.failure
-        return EXIT_STARTUP, f"worker {child.pid} {_describe(code)} before it was ready"
-
-    def _lament_newcomer(self, slot: Slot, child: Child, code: int) -> None:
-        if child.stopping:
-            return
-        self._due.clear()
-        slot.retry_at = time.monotonic() + _RETRY_SECONDS
-        _, text = self._reason(child, code)
-        error_log.error("no restart, the old workers go on: %s", text)
 
     def _mourn(self, slot: Slot, child: Child, code: int) -> None:
         """A worker has died, and nobody told it to."""
-        if not child.ready:
-            error_log.error("no new worker: %s", self._reason(child, code)[1])
+        if child.ready:
+            error_log.error("worker %d %s; another takes its place", child.pid, describe_end(code))
         else:
-            error_log.error("worker %d %s; another one takes its place", child.pid, _describe(code))
+            error_log.error("no new worker: %s", child.explain(code)[1])
         lifecycle.enter_state_now("on_child_crush")
         if child.ready and time.monotonic() - child.started_at >= _STABLE_SECONDS:
             slot.failures = 0
+        slot.worker, slot.newcomer = slot.newcomer, None
         if slot.worker is None:
             self._pause(slot)
 
-    def _give_up(self, error: StartupError) -> None:
-        if self._failure is None:
-            self._failure = error
-        self._state = STOPPING
-        for child in self._children.values():
-            child.tell_to_end(["stop", 0], _FORCE_SECONDS)
+    def _pause(self, slot: Slot) -> None:
+        """The next worker of this slot is started at once, or, if that does not help, later."""
+        pause = _FIRST_PAUSE * 2 ** min(slot.failures - 1, 10) if slot.failures else 0.0
+        slot.failures += 1
+        slot.start_at = time.monotonic() + min(pause, _LONGEST_PAUSE)
+        if pause:
+            self._lend(slot.number)
 
-    # Signals.
-
-    def _take_signal(self, number: int) -> None:
-        if number in _STOP_SIGNALS:
-            self._stop()
-        elif self._state != SERVING:
-            return  # a server that starts runs the newest code, one that stops runs none soon
-        elif number in _RESTART_SIGNALS:
-            self._restart()
-
-    def _stop(self) -> None:
-        self._orders += 1
-        seconds = self._settings.stop_timeout
-        if self._orders == 1:
-            lifecycle.enter_state_now("start_shutdown")
-            order, seconds = ["stop", seconds], seconds + _LAST_SECONDS
-        else:
-            order, seconds = ["abort"], _FORCE_SECONDS
-        self._state = STOPPING
-        for child in self._children.values():
-            child.tell_to_end(order, seconds)
-            if self._orders > 2:
-                child.kill(signal.SIGKILL)
-
-    def _restart(self) -> None:
-        """Replaces every worker, one after the other."""
-        self._due.clear()
-        for slot in self._slots.values():
-            slot.failures = 0
-            if slot.newcomer is not None:  # its code may be old already
-                slot.newcomer.tell_to_end(["stop", 0], _FORCE_SECONDS)
-            self._due.append(slot)
+    def _start(self, slot: Slot) -> None:
+        slot.start_at = _NEVER
+        self._take_back(slot.number)
+        try:
+            slot.worker = self._children.fork(slot.number)
+        except (OSError, StartupError) as error:
+            error_log.error("no new worker: %s", error)
+            self._pause(slot)
 
     def _go_on_replacing(self) -> None:
-        if self._state != SERVING or self._leaving is not None:
+        """Starts the next newcomer, when the last one is there and its predecessor gone."""
+        if self._state != _SERVING or self._leaving is not None:
             return
         if any(slot.newcomer is not None for slot in self._slots.values()):
             return
@@ -462,17 +332,107 @@ class Supervisor:
             if slot.worker is None:
                 continue  # the next one there is new anyway
             try:
-                slot.newcomer = self._fork(slot)
+                slot.newcomer = self._children.fork(slot.number)
             except (OSError, StartupError) as error:
                 self._due.clear()
-                error_log.error("no restart, the old workers go on: %s", error)
+                self._say_no_restart(str(error))
             return
+        if self._restart_asked:
+            self._restart_asked = False
+            used = [child.used for child in self._children.alive]
+            self._sockets.close_unused(set().union(*used))
+            error_log.info("%d workers were restarted", len(self._slots))
+            systemd.notify("READY=1")
 
+    def _say_no_restart(self, text: str) -> None:
+        if self._restart_asked:
+            self._restart_asked = False
+            systemd.notify("READY=1")
+        error_log.error("no restart, the old workers go on: %s", text)
 
-def _describe(code: int) -> str:
-    if code >= 0:
-        return f"ended with exit code {code}"
-    try:
-        return f"was ended by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"was ended by signal {-code}"
+    def _give_up(self, error: StartupError) -> None:
+        self._failure = error
+        self._state = _STOPPING
+        for child in self._children.alive:
+            child.tell_to_end(["stop", 0], _FORCE_SECONDS)
+
+    # Signals.
+
+    def _stop(self) -> None:
+        self._stops_asked += 1
+        if self._stops_asked == 1:
+            systemd.notify("STOPPING=1")
+            lifecycle.enter_state_now("start_shutdown")
+        self._state = _STOPPING
+        timeout = self._settings.stop_timeout
+        for child in self._children.alive:
+            if self._stops_asked == 1:
+                child.tell_to_end(["stop", timeout], timeout + _LAST_SECONDS)
+            elif self._stops_asked == 2:
+                child.tell_to_end(["abort"], _FORCE_SECONDS)
+            else:
+                child.kill(signal.SIGKILL)
+
+    def _restart(self) -> None:
+        """Replaces every worker, one after the other."""
+        if self._state == _STOPPING:
+            return
+        self._restart_asked = True
+        if self._state == _STARTING:
+            return
+        systemd.notify_reloading()
+        self._due.clear()
+        for slot in self._slots.values():
+            slot.failures = 0
+            if slot.newcomer is not None:  # its code may be old already
+                slot.newcomer.tell_to_end(["stop", 0], _FORCE_SECONDS)
+            self._due.append(slot)
+
+    def _add_slot(self) -> None:
+        if self._state != _SERVING:
+            return
+        number = next(n for n in range(len(self._slots) + 1) if n not in self._slots)
+        slot = self._slots[number] = Slot(number)
+        error_log.info("%d workers from now on", len(self._slots))
+        self._start(slot)
+
+    def _remove_slot(self) -> None:
+        if self._state != _SERVING or len(self._slots) == 1:
+            return
+        slot = self._slots.pop(max(self._slots))
+        error_log.info("%d workers from now on", len(self._slots))
+        if slot in self._due:
+            self._due.remove(slot)
+        # Before it drains: nobody is to wait.
+        for number in (slot.number, *self._sockets.kept_by(slot.number)):
+            self._lend(number)
+        if slot.worker is not None:
+            self._drain(slot.worker)
+        if slot.newcomer is not None:
+            slot.newcomer.tell_to_end(["stop", 0], _FORCE_SECONDS)
+
+    def _lend(self, number: int) -> None:
+        """Lets the worker with the fewest sockets accept from those of a slot without one."""
+        keepers = [
+            slot
+            for slot in self._slots.values()
+            if slot.number != number and slot.worker is not None and slot.worker.ready
+        ]
+        if not keepers:
+            return
+        keeper = min(keepers, key=lambda slot: len(self._sockets.kept_by(slot.number)))
+        sockets = self._sockets.lend(number, keeper.number)
+        for child in self._workers_of(keeper.number):
+            child.control.send("adopt", number, sockets=sockets)
+
+    def _take_back(self, number: int) -> None:
+        """A worker comes for the sockets of a slot that were lent."""
+        keeper = self._sockets.take_back(number)
+        if keeper is not None:
+            for child in self._workers_of(keeper):
+                child.control.send("release", number)
+
+    def _workers_of(self, number: int) -> list[Child]:
+        """Who serves at a slot, or will soon."""
+        slot = self._slots[number]
+        return [child for child in (slot.worker, slot.newcomer) if child is not None]

@@ -7,12 +7,14 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
+from iodine_aio import systemd
 from iodine_aio.binds import Bind
 from iodine_aio.descriptors import raise_descriptor_limit
-from iodine_aio.errors import UsageError
+from iodine_aio.errors import StartupError, UsageError
 from iodine_aio.loop import new_event_loop
 from iodine_aio.parent import Supervisor
 from iodine_aio.server import Server
@@ -95,17 +97,66 @@ def run_process(server: Server, banner: bool = True) -> None:
     Raises:
         StartupError: a hook of `on_state` raised.
     """
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        runner.run(_run(server, banner))
+    try:
+        with (
+            _pid_file(server.settings.pid_file),
+            asyncio.Runner(loop_factory=new_event_loop) as runner,
+        ):
+            runner.run(_run(server, banner))
+    finally:
+        server.close_sockets()
+
+
+@contextlib.contextmanager
+def _pid_file(path: str | None) -> Iterator[None]:
+    """Has this process's id in `path` meanwhile.
+
+    What is there already is replaced: the addresses are ours, so that it is of a server that
+    has ended, whoever has its process id today.
+    """
+    if path is None:
+        yield
+        return
+    text = f"{os.getpid()}\n"
+    try:
+        with open(path, "w") as file:
+            file.write(text)
+    except OSError as error:
+        raise StartupError(f"pid file {path!r} cannot be written: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError), open(path) as file:
+            if file.read() == text:
+                os.unlink(path)
 
 
 async def _run(server: Server, banner: bool) -> None:
     with _stopped_by_signals(server):
         server.start()
         await server.started()
-        if banner:
-            _say_where(server, "")
-        await server
+        with _known_to_systemd():
+            if banner:
+                _say_where(server, "")
+            await server
+
+
+@contextlib.contextmanager
+def _known_to_systemd() -> Iterator[None]:
+    watchdog = systemd.Watchdog()
+    loop = asyncio.get_running_loop()
+
+    def pat() -> None:
+        watchdog.pat(time.monotonic())
+        loop.call_later(watchdog.interval, pat)
+
+    if watchdog.interval:
+        pat()
+    systemd.notify("READY=1")
+    try:
+        yield
+    finally:
+        systemd.notify("STOPPING=1")
 
 
 def _say_where(server: Server, workers: str) -> None:
@@ -155,7 +206,8 @@ def run_workers(
         server.open(open_first)
         if preload:
             load()
-        Supervisor(server, _nothing if preload else load, sockets, welcome).run()
+        with _pid_file(settings.pid_file):
+            Supervisor(server, _nothing if preload else load, sockets, welcome).run()
     finally:
         sockets.close()
 
@@ -167,6 +219,9 @@ def _stopped_by_signals(server: Server) -> Iterator[None]:
         return
     loop = asyncio.get_running_loop()
     asked = False
+    numbers = list(_STOP_SIGNALS)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
+        numbers.append(signal.SIGHUP)
 
     def stop() -> None:
         nonlocal asked
@@ -178,8 +233,8 @@ def _stopped_by_signals(server: Server) -> Iterator[None]:
 
     # Not only remove_signal_handler() afterwards: it would put the default in the place
     # of whatever handler the program, or asyncio.Runner, had.
-    previous: dict[int, Any] = {number: signal.getsignal(number) for number in _STOP_SIGNALS}
-    for number in _STOP_SIGNALS:
+    previous: dict[int, Any] = {number: signal.getsignal(number) for number in numbers}
+    for number in numbers:
         loop.add_signal_handler(number, stop)
     try:
         yield

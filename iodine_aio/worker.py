@@ -16,12 +16,14 @@ from typing import Any, Final
 
 from iodine_aio import lifecycle
 from iodine_aio.binds import Bind, delegate_opening
-from iodine_aio.control import MAX_TEXT, Control, Words
+from iodine_aio.channels import broker
+from iodine_aio.control import MAX_TEXT, Control, Line, Words
 from iodine_aio.errors import EXIT_APP, EXIT_BIND, EXIT_STARTUP, LoadError, StartupError, UsageError
 from iodine_aio.logs import error_log
 from iodine_aio.loop import new_event_loop
 from iodine_aio.memory import resident_bytes
 from iodine_aio.protocols.writing import number_connections
+from iodine_aio.pubsub.cluster import WorkerLink
 from iodine_aio.server import Server
 
 _ORPHAN_SECONDS: Final = 1.0  # what connections get when the parent has gone
@@ -43,7 +45,7 @@ class Opener:
         self._control: Final = control
         self._asked: Final[dict[Bind, int]] = {}
         self.kept: Final[dict[int, list[socket.socket]]] = {}
-        self.unread: Final[list[Words]] = []
+        self.unread: Final[list[Line]] = []
 
     def __call__(self, bind: Bind, backlog: int) -> list[socket.socket]:
         number = self._asked.get(bind, 0)
@@ -55,24 +57,23 @@ class Opener:
         finally:
             self._control.sock.setblocking(False)
 
-    def _wait_for_answer(self) -> Words:
+    def _wait_for_answer(self) -> Line:
         while not self._control.ended:
-            answer: Words | None = None
-            for words in self._control.receive():
-                if words[0] in ("sockets", "refused"):
-                    answer = words
+            answer: Line | None = None
+            for line in self._control.receive():
+                if line[0][0] in ("sockets", "refused"):
+                    answer = line
                 else:
-                    self.unread.append(words)
+                    self.unread.append(line)
             if answer is not None:
                 return answer
         raise StartupError("the parent has ended")
 
-    def _take(self, answer: Words) -> list[socket.socket]:
-        if answer[0] == "refused":
-            raise OSError(answer[1], answer[2])
-        slots: list[int] = answer[1]
-        found = self._control.take_sockets(len(slots))
-        for slot, sock in list(zip(slots, found, strict=True))[1:]:
+    def _take(self, answer: Line) -> list[socket.socket]:
+        words, found = answer
+        if words[0] == "refused":
+            raise OSError(words[1], words[2])
+        for slot, sock in list(zip(words[1], found, strict=True))[1:]:
             self.kept.setdefault(slot, []).append(sock)
         return found
 
@@ -82,11 +83,13 @@ class Worker:
 
     Args:
         control: its end of the line.
+        link: its end of a socket pair with the parent's hub.
         server: what it serves, unstarted.
     """
 
-    def __init__(self, control: Control, server: Server) -> None:
+    def __init__(self, control: Control, link: socket.socket, server: Server) -> None:
         self._control: Final = control
+        self._link: Final = WorkerLink(link, broker.deliver)
         self._server: Final = server
         self._settings: Final = server.settings
         self._opener: Final = Opener(control)
@@ -125,28 +128,34 @@ class Worker:
     async def _serve(self) -> None:
         loop = self._loop = asyncio.get_running_loop()
         self._control.sock.setblocking(False)
-        loop.add_reader(self._control.sock.fileno(), self._read)
         loop.add_signal_handler(signal.SIGTERM, self._take_signal)
         server = self._server
-        server.start()
-        await server.started()
-        self._control.send("ready")
-        self._beat()
-        await server
+        await self._link.open()
+        broker.use_engine(self._link)
+        try:
+            server.start()
+            loop.add_reader(self._control.sock.fileno(), self._read)
+            loop.call_soon(self._read)
+            await server.started()
+            self._control.send("ready")
+            self._beat()
+            await server
+        finally:
+            await self._link.close()
 
     # What the parent says.
 
     def _read(self) -> None:
-        for words in self._control.receive():
-            self._opener.unread.append(words)
-        while self._opener.unread:
-            self._obey(self._opener.unread.pop(0))
+        lines, self._opener.unread[:] = self._opener.unread + self._control.receive(), []
+        for line in lines:
+            self._obey(*line)
         if self._control.ended:
             self._loop.remove_reader(self._control.sock.fileno())
             self._loop.create_task(self._end_as_orphan())
 
-    def _obey(self, words: Words) -> None:
+    def _obey(self, words: Words, sockets: list[socket.socket]) -> None:
         server = self._server
+        kept = self._opener.kept
         match words:
             case ["stop", float() | int() as seconds]:
                 server.stop_soon(seconds)
@@ -155,19 +164,16 @@ class Worker:
             case ["abort"]:
                 server.stop_soon(0)
                 server.abort()
-            case ["adopt", int() as slot, int() as count]:
-                for sock in self._control.take_sockets(count):
-                    self._opener.kept.setdefault(slot, []).append(sock)
-                    self._loop.create_task(self._adopt(sock))
+            case ["adopt", int() as slot] if slot not in kept and server.running:
+                kept[slot] = sockets
+                for sock in sockets:
+                    self._loop.create_task(server.accept_also(sock))
             case ["release", int() as slot]:
-                for sock in self._opener.kept.pop(slot, ()):
+                for sock in kept.pop(slot, ()):
                     server.accept_no_more(sock)
             case _:
-                error_log.error("the parent says %r", words[0])
-
-    async def _adopt(self, sock: socket.socket) -> None:
-        if self._server.running:
-            await self._server.accept_also(sock)
+                for sock in sockets:
+                    sock.close()
 
     def _take_signal(self) -> None:
         """SIGTERM to this process alone: another worker will take its place."""

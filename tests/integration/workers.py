@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -75,8 +76,10 @@ class Workers:
     def wait_until_ready(self) -> None:
         """Reads the banner, and where it serves."""
         self.banner = self.read_until("iodine_aio serves on ")
-        with contextlib.suppress(IndexError):
-            self.port = int(self.banner.partition("http://127.0.0.1:")[2].split(" ")[0])
+        if found := re.search(r"http://127.0.0.1:(\d+)", self.banner):
+            self.port = int(found[1])
+        if found := re.search(r"tcp://127.0.0.1:(\d+)", self.banner):
+            self.raw_port = int(found[1])
 
     def signal(self, number: int) -> None:
         """Sends the parent a signal."""
@@ -85,10 +88,10 @@ class Workers:
     def connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout=20)
 
-    def ask(self) -> str:
+    def ask(self, path: str = "/") -> str:
         """What a new connection is answered."""
         with self.connect() as sock:
-            sock.sendall(GET)
+            sock.sendall(GET.replace(b"/", path.encode(), 1))
             return read_to_end(sock).partition(b"\r\n\r\n")[2].decode()
 
     def workers(self) -> set[int]:
@@ -97,6 +100,10 @@ class Workers:
             ["ps", "-o", "pid=", "--ppid", str(self.pid)], capture_output=True, check=False
         )
         return {int(pid) for pid in done.stdout.split()} - {self.pid}
+
+    def count(self) -> int:
+        """How many children there are."""
+        return len(self.workers())
 
     def until(self, true: object) -> None:
         """Waits until `true()`, for 10 seconds at most."""

@@ -1,0 +1,208 @@
+"""Forked processes, as their parent sees them."""
+
+import atexit
+import os
+import selectors
+import signal
+import socket
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NoReturn
+
+from iodine_aio import lifecycle
+from iodine_aio.control import Control, make_pair
+from iodine_aio.errors import EXIT_STARTUP, StartupError
+from iodine_aio.pubsub.cluster import Hub
+from iodine_aio.signals import SignalPipe
+from iodine_aio.slots import Key, SlotSockets
+from iodine_aio.worker import flush_outputs
+
+# What a worker does, with its ends of the two lines to its parent; returns its exit code.
+Work = Callable[[Control, socket.socket], int]
+
+
+class Child:
+    """One worker.
+
+    Attributes:
+        slot: the number of its place.
+        ready: it accepts connections.
+        stopping: it was told to end.
+        used: the listeners it has asked for.
+        heard_at: when it last said something.
+        deadline: when it is killed, if it is to end.
+        failure: exit code and text, if it said why it ends.
+    """
+
+    __slots__ = (
+        *("control", "deadline", "failure", "heard_at", "link", "pid", "ready", "slot"),
+        *("started_at", "stopping", "used"),
+    )
+
+    def __init__(self, pid: int, slot: int, control: Control, link: socket.socket) -> None:
+        self.pid: Final = pid
+        self.slot: Final = slot
+        self.control: Final = control
+        self.link: Final = link
+        self.ready = False
+        self.stopping = False
+        self.used: Final[set[Key]] = set()
+        self.started_at = self.heard_at = time.monotonic()
+        self.deadline = float("inf")
+        self.failure: tuple[int, str] | None = None
+
+    def tell_to_end(self, order: Sequence[Any], seconds: float) -> None:
+        """Gives an order to end, and `seconds` for that."""
+        self.stopping = True
+        self.deadline = min(self.deadline, time.monotonic() + seconds)
+        self.control.send(*order)
+        if not self.ready:  # it reads no orders yet
+            self.kill(signal.SIGTERM)
+
+    def kill(self, number: int) -> None:
+        """Sends it a signal; it has not been waited for, so the process id is its own."""
+        os.kill(self.pid, number)
+
+    def explain(self, code: int) -> tuple[int, str]:
+        """Exit code and text for one that ended with `code` before it was ready."""
+        if self.failure is not None:
+            return self.failure
+        return EXIT_STARTUP, f"worker {self.pid} {describe_end(code)} before it was ready"
+
+
+class Children:
+    """Forks workers, and knows which there are.
+
+    Args:
+        work: what each of them does.
+        sockets: those of the parent.
+        selector: of the parent; watches what workers say, `data` is the Child.
+        hub: of the parent; carries what workers publish.
+        signals: those of the parent.
+        ignored: signals that do nothing in a worker.
+    """
+
+    def __init__(
+        self,
+        work: Work,
+        sockets: SlotSockets,
+        selector: selectors.BaseSelector,
+        hub: Hub,
+        signals: SignalPipe,
+        ignored: Sequence[int],
+    ) -> None:
+        self._work: Final = work
+        self._sockets: Final = sockets
+        self._selector: Final = selector
+        self._hub: Final = hub
+        self._signals: Final = signals
+        self._ignored: Final = ignored
+        self._alive: Final[dict[int, Child]] = {}
+
+    @property
+    def alive(self) -> list[Child]:
+        """Those that have not been waited for."""
+        return list(self._alive.values())
+
+    def fork(self, slot: int) -> Child:
+        """A new worker.
+
+        Raises:
+            StartupError: a hook raised.
+            OSError: the system has no room for one.
+        """
+        enter_state("before_fork")
+        ours, theirs = make_pair()
+        our_link, their_link = socket.socketpair()
+        flush_outputs()
+        try:
+            with self._signals.held():
+                pid = os.fork()
+                if not pid:
+                    ours.close()
+                    our_link.close()
+                    self._be_worker(theirs, their_link)
+        except OSError:
+            ours.close()
+            our_link.close()
+            raise
+        finally:
+            theirs.close()
+            their_link.close()
+        child = self._alive[pid] = Child(pid, slot, ours, our_link)
+        self._selector.register(ours.sock, selectors.EVENT_READ, child)
+        self._hub.add(our_link, f"worker {pid}")
+        enter_state("after_fork")
+        return child
+
+    def reap(self) -> list[tuple[Child, int]]:
+        """Those that have ended since the last look, with their exit codes (-9: SIGKILL)."""
+        ended = []
+        for child in self.alive:
+            pid, status = os.waitpid(child.pid, os.WNOHANG)
+            if pid:
+                del self._alive[child.pid]
+                self._hub.remove(child.link)
+                ended.append((child, os.waitstatus_to_exitcode(status)))
+        return ended
+
+    def hang_up(self, child: Child) -> None:
+        """Listens to it no more."""
+        if child.control.sock.fileno() >= 0:
+            self._selector.unregister(child.control.sock)
+            child.control.close()
+
+    def _be_worker(self, control: Control, link: socket.socket) -> NoReturn:
+        code = EXIT_STARTUP
+        try:
+            # As multiprocessing does: what the parent wants done at its exit, it does itself.
+            atexit._clear()
+            self._signals.leave_in_child(self._ignored)
+            # Closed, not emptied: the kernel's side of a selector is shared with the parent.
+            self._selector.close()
+            self._hub.abandon()
+            for child in self._alive.values():
+                # A worker must not keep the line of another one open.
+                child.control.close()
+            self._sockets.close_in_child()
+            try:
+                enter_state("after_fork")
+                enter_state("enter_child")
+            except StartupError as error:
+                control.send("failed", error.exit_code, str(error))
+            else:
+                lifecycle.forget_state("pre_start")  # that was in the parent
+                code = self._work(control, link)
+            atexit._run_exitfuncs()
+        except BaseException as error:
+            if isinstance(error, SystemExit) and isinstance(error.code, int):
+                code = error.code
+            else:
+                traceback.print_exc()
+        finally:
+            flush_outputs()
+            os._exit(code)
+
+
+def enter_state(state: str) -> None:
+    """Calls the hooks of a starting state.
+
+    Raises:
+        StartupError: one of them raised.
+    """
+    try:
+        lifecycle.enter_state_now(state)
+    except Exception as error:
+        text = f"a hook of {state} raised {type(error).__name__}: {error}"
+        raise StartupError(text) from error
+
+
+def describe_end(code: int) -> str:
+    """What has become of a process, from its exit code."""
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        return f"was ended by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was ended by signal {-code}"
