@@ -153,10 +153,10 @@ class HTTPProtocol(Answering):
 
     def shut_down(self) -> None:
         """Closes if nothing is in hand, at once or after a drain; else after the answer."""
-        if self._state == READING and not self._waits() and self._body is None:
+        if self._state == READING and not self._unread and self._body is None:
             if not self.service.drain_seconds:
                 self.close()
-            elif not self._unread:
+            else:
                 drained = self.service.clock.deadline(self.service.drain_seconds)
                 self.deadline = min(self.deadline, drained)
 

@@ -284,13 +284,13 @@ def test_worker_that_grew_is_replaced(tmp_path: Path):
 
     def app(env):
         if env["PATH_INFO"] == "/grow":
-            kept.append(b"x" * (200 << 20))
+            kept.append(b"x" * (100 << 20))
         return 200, {}, str(os.getpid())
     """
-    words = ("-w", "2", "--max-rss", "150", "--worker-timeout", "2")
+    words = ("-w", "2", "--max-rss", "100", "--worker-timeout", "8")
     with serving(tmp_path, text, *words) as server:
         grown = int(server.ask("/grow"))
-        entry = server.read_until("is replaced: it has grown to 2")
+        entry = server.read_until("is replaced: it has grown to 1")
         server.until(lambda: grown not in server.workers())
         code, _ = server.stop()
 

@@ -32,21 +32,34 @@ class Workers:
     Args:
         folder: where `app.py` is written, and the command runs.
         text: what `app.py` says.
-        words: flags; `-p 0` and the target are added, unless there are binds.
+        words: flags; `-p 0` is added, unless there are binds.
+        fds: descriptors that it inherits.
+        before: a program that is run first, and executes what its arguments say.
+        env: additions to the environment.
 
     Attributes:
         lines: what stderr said so far.
     """
 
     def __init__(
-        self, folder: Path, text: str, *words: str, fds: Sequence[int] = (), **env: str
+        self,
+        folder: Path,
+        text: str,
+        *words: str,
+        fds: Sequence[int] = (),
+        before: str = "",
+        **env: str,
     ) -> None:
         self.folder = folder
         self.lines: list[str] = []
         self.write(text)
         words = words if "-b" in words or "LISTEN_FDS" in env else ("-p", "0", *words)
         self.popen = subprocess.Popen(
-            [sys.executable, "-W", "error", "-m", "iodine_aio", *words, "app.py"],
+            [
+                sys.executable,
+                *(("-c", before) if before else ()),
+                *("-W", "error", "-m", "iodine_aio", *words, "app.py"),
+            ],
             cwd=folder,
             stderr=subprocess.PIPE,
             text=True,
