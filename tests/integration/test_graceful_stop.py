@@ -105,7 +105,8 @@ async def test_everybody_is_told_in_his_own_way(tmp_path: Path, words: list[str]
                 with contextlib.suppress(ConnectionResetError):
                     assert await never.read() == b""
         code = await asyncio.to_thread(server.wait)
-        entries = [line for line in server.lines if "were cut" in line]
+        # The WebSocket, whose client does not answer the close frame, may be another's.
+        entries = [line for line in server.lines if "and 1 tasks were cut" in line]
 
     assert code == 0
     assert len(entries) == 1

@@ -64,6 +64,12 @@ class Load:
             except (OSError, EOFError) as error:
                 self.failures.append(repr(error))
 
+    async def more(self, number: int) -> None:
+        """Waits until so many answers more have come."""
+        enough = self.answers.total() + number
+        while self.answers.total() < enough:
+            await asyncio.sleep(0.01)
+
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Asks meanwhile: half of the clients on one connection, half on a new one each time."""
@@ -87,12 +93,11 @@ async def test_rolling_restart_fails_no_request_and_loads_new_code(tmp_path: Pat
         load = Load(server.port)
         before = server.workers()
         async with load.running():
+            await load.more(20)
             server.write(VERSION.format(version="brand new"))
             await restart(server, number)
             between = server.workers()
-            seen = sum(load.answers.values())
-            while sum(load.answers.values()) < seen + 200:
-                await asyncio.sleep(0.01)
+            await load.more(200)
             await restart(server, number)
         after = server.workers()
         last = server.ask()
@@ -115,8 +120,7 @@ async def test_five_restarts_under_load(tmp_path: Path):
         async with load.running():
             for _ in range(5):
                 await restart(server)
-            while sum(load.answers.values()) < 20_000:
-                await asyncio.sleep(0.1)
+            await load.more(20_000 - load.answers.total())
         code, _ = server.stop()
 
     assert load.failures == []
