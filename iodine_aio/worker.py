@@ -119,6 +119,8 @@ class Worker:
                 runner.run(self._serve())
             except StartupError as error:
                 return self._fail(EXIT_STARTUP, str(error))
+            except asyncio.CancelledError:  # told to end before it had begun
+                return 0
         return 0
 
     def _fail(self, code: int, text: str) -> int:
