@@ -106,7 +106,7 @@ def leave_loop(loop: asyncio.AbstractEventLoop, post: _Post) -> None:
         if not _entered:
             _set_limits(Settings())
         if _home is not None and _home.post == post:
-            # Its mail is read no longer; the loop itself may go on.
+            # The loop itself may go on; its server is not to be kept alive for that.
             others = [home for home in _entered if home.loop is loop]
             _home = others[0] if others else _make_visitor(loop)
 

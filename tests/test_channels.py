@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 import threading
+import weakref
 
 import pytest
 
@@ -428,9 +429,13 @@ def test_next_loop_takes_over_when_the_first_has_ended(factory):
 
 async def test_server_that_stops_leaves_the_loop_its_channels():
     """Programs go on to talk by them, from threads too."""
-    async with iodine_aio.subscribe("room") as messages:
-        async with iodine_aio.serve(hello, port=0):
-            pass
-        await asyncio.to_thread(iodine_aio.publish, "room", "hi")
+    async with iodine_aio.serve(hello, port=0) as server:
+        messages = iodine_aio.subscribe("room")
+    reference = weakref.ref(server._service)
+    del server
+    await asyncio.to_thread(iodine_aio.publish, "room", "hi")
+    gc.collect()
 
-        assert (await anext(messages)).data == "hi"
+    assert (await anext(messages)).data == "hi"
+    assert reference() is None
+    await messages.aclose()
