@@ -76,6 +76,9 @@ def make_parser() -> argparse.ArgumentParser:
                       "drain_timeout"))  # fmt: skip
     add("-pid", "--pid-file", metavar="FILE",
         help="has the process id in it as long as the server runs")  # fmt: skip
+    add("--redis", metavar="URL",
+        help="channels reach every server that has the same: redis://host:port,"
+        " rediss://host:port or unix:///path (default: $IODINE_REDIS_URL)")  # fmt: skip
     add("-v", "--access-log", action="store_true", help="one log line a request (default: none)")
     add("-q", "--quiet", action="store_true", help="no banner (default: one line)")
     add("-maxbd", "--max-body", type=int, metavar="MIB",
@@ -122,6 +125,7 @@ def read_settings(arguments: argparse.Namespace) -> Settings:
         "interface": arguments.interface or _DEFAULTS.interface,
         "log_static": arguments.log_static,
         "pid_file": arguments.pid_file,
+        "redis_url": arguments.redis or os.environ.get("IODINE_REDIS_URL") or None,
         "public": arguments.public,
         "static": _read_pairs("--static", arguments.static),
         "spa": arguments.spa,

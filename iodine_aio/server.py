@@ -20,6 +20,8 @@ from iodine_aio.logs import error_log
 from iodine_aio.protocols.http1 import HTTPProtocol
 from iodine_aio.protocols.listening import RawAcceptor, check_raw_handler
 from iodine_aio.protocols.service import Served, Service
+from iodine_aio.pubsub.broker import CarryingEngine, ProcessEngine
+from iodine_aio.pubsub.redis import RedisEngine, require_redis
 from iodine_aio.settings import Settings
 from iodine_aio.wire.environ import Env, make_template
 
@@ -51,10 +53,13 @@ class Server:
         self._urls: list[str] = []
         self._ports: list[int] = []
         self._lifespan: Lifespan | None = None
+        self._engine: CarryingEngine | None = None
         self._starting: asyncio.Task[None] | None = None
         self._ending: asyncio.Task[None] | None = None
         self._stopped: asyncio.Future[None] | None = None
         self._deadline = 0.0  # of a stop, in the loop's time
+        if settings.redis_url is not None:
+            require_redis()
         if app is not None:
             self.set_app(app)
 
@@ -114,6 +119,10 @@ class Server:
         self._scheme = "tcp"
         self._leads = False
         self._make_protocol = lambda _: RawAcceptor(self._service, handler, timeout, busy_message)
+
+    def set_engine(self, engine: CarryingEngine) -> None:
+        """Lets `engine` carry what is published, from start to stop; before the start."""
+        self._engine = engine
 
     def join(self, companion: "Server") -> None:
         """Lets `companion` open, start and stop with this server, and share its pool.
@@ -194,6 +203,7 @@ class Server:
         service.broker = channels.enter_loop(loop, service.post, self.settings)
         lifecycle.enter_loop(loop)
         try:
+            await self._open_engine()
             if self._leads:
                 await _enter("pre_start")
             if self._lifespan is not None:
@@ -208,6 +218,26 @@ class Server:
         except BaseException:
             self._begin_stop(0)
             raise
+
+    async def _open_engine(self) -> None:
+        broker = channels.broker
+        if not isinstance(broker.engine, ProcessEngine):
+            self._engine = None  # another server's carries already
+            return
+        if self._engine is None and self.settings.redis_url is not None:
+            try:
+                self._engine = RedisEngine(self.settings.redis_url, broker.deliver)
+            except UsageError as error:
+                raise StartupError(str(error)) from error
+        if self._engine is not None:
+            await self._engine.open()
+            broker.use_engine(self._engine)
+
+    async def _close_engine(self) -> None:
+        if self._engine is not None:
+            if channels.broker.engine is self._engine:
+                channels.broker.use_engine(ProcessEngine())
+            await self._engine.close()
 
     async def _listen(self, sock: socket.socket) -> None:
         template = make_template(sock.getsockname(), sys.stderr)
@@ -354,6 +384,7 @@ class Server:
                 service.access_log.flush()
             if self._leads:
                 await lifecycle.enter_state("on_finish")
+            await self._close_engine()
             channels.leave_loop(loop, service.post)
             lifecycle.leave_loop(loop)
             assert self._stopped is not None

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Final, Literal
 
 from iodine_aio.errors import UsageError
+from iodine_aio.pubsub.urls import check_url
 
 KIB: Final = 1024
 MIB: Final = 1024 * 1024
@@ -159,11 +160,22 @@ class Settings:
     pid_file: str | None = _option(
         None, "path", "has the process id in it as long as the server runs; a PathLike too"
     )
+    redis_url: str | None = field(
+        default=None,
+        repr=False,  # there may be a password in it
+        metadata={
+            "unit": "URL",
+            "consequence": "channels reach every server that has the same: `redis://host:port`,"
+            " `rediss://host:port` (TLS) or `unix:///path`",
+        },
+    )
     access_log: bool = _option(False, "yes or no", "one log line a request")
     backlog: int = _option(2048, "connections", "how many may wait to be accepted")
 
     def __post_init__(self) -> None:
         self._normalise_files()
+        if self.redis_url is not None:
+            check_url(self.redis_url)
         for option in fields(self):
             value = getattr(self, option.name)
             if option.name in ("threads", "workers"):

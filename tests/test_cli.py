@@ -22,6 +22,7 @@ COMMAND = [sys.executable, "-m", "iodine_aio"]
 @pytest.fixture(autouse=True)
 def no_platform_port(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PORT", raising=False)
+    monkeypatch.delenv("IODINE_REDIS_URL", raising=False)
     monkeypatch.delenv("WEB_CONCURRENCY", raising=False)
 
 
@@ -423,3 +424,22 @@ def test_verbose_server_logs_one_line_a_request(tmp_path: Path):
 def test_command_is_installed():
     """`iodine-aio` beside `python -m iodine_aio`."""
     assert os.access(Path(sys.executable).parent / "iodine-aio", os.X_OK)
+
+
+def test_redis_is_named_by_flag_or_environment(monkeypatch: pytest.MonkeyPatch):
+    """The flag wins; an empty variable says nothing."""
+    monkeypatch.setenv("IODINE_REDIS_URL", "")
+    nothing = settings_of().redis_url
+    monkeypatch.setenv("IODINE_REDIS_URL", "redis://one")
+
+    assert nothing is None
+    assert settings_of().redis_url == "redis://one"
+    assert settings_of("--redis", "redis://two").redis_url == "redis://two"
+
+
+def test_url_that_is_none_of_redis_is_wrong_usage(capsys: pytest.CaptureFixture[str]):
+    """Said before anything is opened."""
+    code = main(["--redis", "localhost", "app.py"])
+
+    assert code == 2
+    assert "must be redis://host:port" in capsys.readouterr().err

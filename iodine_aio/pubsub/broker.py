@@ -125,6 +125,16 @@ class Engine(Protocol):
         """Carries `message`, which was delivered here, to the others."""
 
 
+class CarryingEngine(Engine, Protocol):
+    """An engine that works on a loop."""
+
+    async def open(self) -> None:
+        """Begins to work on the running loop; others may be out of reach for now."""
+
+    async def close(self) -> None:
+        """Ends, when what was published has left, or does not within a second."""
+
+
 class ProcessEngine:
     """The engine of a process that is alone: there is nobody else."""
 

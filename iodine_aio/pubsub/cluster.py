@@ -361,7 +361,8 @@ class Link(asyncio.Protocol):
             transport.write(chunk)
         transport.close()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.shield(self._ended), _CLOSE_SECONDS)
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await asyncio.shield(self._ended)
         transport.abort()
         await self._ended
 

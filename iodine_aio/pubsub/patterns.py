@@ -5,6 +5,7 @@ character: no text makes it go back, as it would a regular expression.
 """
 
 import functools
+from collections.abc import Iterator
 from typing import Final
 
 from iodine_aio.errors import UsageError
@@ -56,6 +57,16 @@ class Pattern:
             if not state:
                 return False
         return bool(state & end)
+
+    def places(self) -> Iterator[tuple[bool, _Place]]:
+        """For each place whether a star stands before it, and what it takes."""
+        for number, place in enumerate(self._places):
+            yield bool(self._loops & 1 << number), place
+
+    @property
+    def open_end(self) -> bool:
+        """True if a star stands behind the last place."""
+        return bool(self._loops & 1 << len(self._places))
 
     def _find_mask(self, character: str) -> int:
         """Bit i: place i takes `character`."""
