@@ -53,6 +53,7 @@ UPLOAD = b"POST /upload HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nfirst"
 @pytest.mark.parametrize("words", [[], ["-w", "2"]])
 async def test_everybody_is_told_in_his_own_way(tmp_path: Path, words: list[str]):
     """Idle ones end, what was begun is finished, handlers say farewell, the rest is cut."""
+    several = bool(words)
     words = [*words, "--preload", "--stop-timeout", "1.5"]
     with serving(tmp_path, APP, *words) as server:
         async with contextlib.AsyncExitStack() as stack:
@@ -92,7 +93,9 @@ async def test_everybody_is_told_in_his_own_way(tmp_path: Path, words: list[str]
                 assert await idle.read() == b""
                 for reader, body in ((upload, b"first last"), (head, b"answer")):
                     status, fields = await read_head(reader)
-                    assert (status, dict(fields)["connection"]) == (200, "close")
+                    assert status == 200
+                    # Another worker may not have heard of the stop yet, and end it after.
+                    assert several or dict(fields)["connection"] == "close"
                     assert await reader.read() == body
                 status, fields = await read_head(waiting)
                 assert (status, dict(fields)["connection"]) == (200, "close")
