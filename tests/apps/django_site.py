@@ -52,5 +52,23 @@ def chat(request: Any) -> Any:
     return HttpResponse("never seen")
 
 
-urlpatterns = [path("", hello), path("echo", echo), path("stream", stream), path("chat", chat)]
+class Hello:
+    def on_open(self, client: Any) -> None:
+        client.write("hello " + client.env["QUERY_STRING"])
+        client.close()
+
+
+def events(request: Any) -> Any:
+    request.session["name"] = "Ada"
+    request.META["rack.upgrade"] = Hello()
+    return HttpResponse("never seen")
+
+
+urlpatterns = [
+    path("", hello),
+    path("echo", echo),
+    path("stream", stream),
+    path("chat", chat),
+    path("events", events),
+]
 application = get_wsgi_application()

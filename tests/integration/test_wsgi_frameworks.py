@@ -256,6 +256,54 @@ async def test_view_that_answers_otherwise_refuses(
     assert ("location" in dict(fields)) is (status != 401)
 
 
+async def read_stream(app: Any) -> tuple[Any, bytes]:
+    """Fields and content of /events?Ada, until its end."""
+    async with (
+        iodine_aio.serve(app, port=0) as server,
+        aiohttp.ClientSession(headers={"Accept": "text/event-stream"}) as session,
+        session.get(server.url + "/events?Ada") as response,
+    ):
+        assert response.status == 200
+        return response.headers, await response.read()
+
+
+async def test_flask_view_opens_an_event_stream():
+    """The session's cookie is in its head, what Flask says of its page is not."""
+    app = flask.Flask("events")
+    app.secret_key = "only for tests"
+
+    class Hello:
+        def __init__(self, env: iodine_aio.Env) -> None:
+            self.name = env["QUERY_STRING"]
+
+        def on_open(self) -> None:
+            self.write(f"hello {self.name}")  # type: ignore[attr-defined]
+            self.close()  # type: ignore[attr-defined]
+
+    @app.get("/events")
+    def events() -> str:
+        flask.session["name"] = "Ada"
+        flask.request.environ["upgrade.sse"] = Hello
+        return "never seen"
+
+    fields, content = await read_stream(app)
+
+    assert content == b"data: hello Ada\n\n"
+    assert "session" in fields["Set-Cookie"]
+    assert fields.getall("Content-Type") == ["text/event-stream"]
+    assert "Content-Length" not in fields
+
+
+async def test_django_view_opens_an_event_stream_in_the_later_style():
+    """One handler for all clients, through request.META and all middleware."""
+    fields, content = await read_stream(django_app())
+
+    assert content == b"data: hello Ada\n\n"
+    assert "sessionid" in fields["Set-Cookie"]
+    assert fields.getall("Content-Type") == ["text/event-stream"]
+    assert "Content-Length" not in fields
+
+
 async def test_flask_file_is_sent_without_its_thread(tmp_path: Any):
     """send_file hands over a wrapped file: ranges are Flask's, sending is ours."""
     page = tmp_path / "page.bin"

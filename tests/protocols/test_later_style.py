@@ -253,6 +253,22 @@ async def test_callback_that_raises_is_logged_by_the_handlers_name(caplog):
     assert "a callback of Broken raised" in caplog.text
 
 
+async def test_module_and_class_are_logged_by_their_own_names(caplog):
+    """Not as a module, or a type."""
+
+    def fail(client):
+        raise RuntimeError("broken")
+
+    module = types.ModuleType("broken_module")
+    module.on_open = fail
+    for handler in (module, type("BrokenClass", (), {"on_open": staticmethod(fail)})):
+        async with serving(handler) as client:
+            await client.receive()
+
+    assert "a callback of broken_module raised" in caplog.text
+    assert "a callback of BrokenClass raised" in caplog.text
+
+
 # In threads.
 
 
@@ -356,9 +372,10 @@ async def test_key_is_ignored_where_nothing_is_offered(request_bytes):
     """The response is sent as it is, be the handler what it may."""
     app = choose(types.SimpleNamespace(), 200, {}, "page")
     async with iodine_aio.serve(app, port=0) as server, connect(server) as (reader, writer):
-        writer.write(request_bytes)
+        for _ in range(2):
+            writer.write(request_bytes)
 
-        assert (await read_response(reader))[::2] == (200, b"page")
+            assert (await read_response(reader))[::2] == (200, b"page")
 
 
 async def test_none_chooses_nothing():

@@ -8,10 +8,14 @@ import pytest
 
 import iodine_aio
 from iodine_aio.errors import UsageError
-from iodine_aio.protocols.sse import MAX_IGNORED
+from iodine_aio.protocols.handlers import adopt
+from iodine_aio.protocols.service import Service
+from iodine_aio.protocols.sse import MAX_IGNORED, EventStreamProtocol
+from iodine_aio.settings import Settings
 from tests.clients import Answer, ask, connect, read_head, read_response
 from tests.handlers import Body, EchoStreaming, Recorder
 from tests.requests import HANDSHAKE, encode_upgrade
+from tests.transports import FakeLoop, FakeTransport
 
 STREAM = b"GET /events HTTP/1.1\r\nHost: h\r\nAccept: text/event-stream\r\n\r\n"
 STREAM_10 = b"GET /events HTTP/1.0\r\nAccept: text/event-stream\r\n\r\n"
@@ -59,6 +63,8 @@ async def hears(reader, *events):
     [
         (STREAM, (True, False, False, "sse")),
         (STREAM_10, (True, False, False, "sse")),
+        (STREAM.replace(b"text/event", b"Text/Event"), (True, False, False, "sse")),
+        (STREAM.replace(b"event-stream", b"Event-Stream"), (True, False, False, "sse")),
         (STREAM.replace(b"GET", b"POST"), (False, False, False, None)),
         (STREAM.replace(b"text/event-stream", b"text/html, */*"), (False, False, False, None)),
         (BARE, (False, False, False, None)),
@@ -89,6 +95,10 @@ async def test_env_says_what_may_be_chosen(request_bytes, offers):
 
 
 # Its head and its events.
+
+
+class Quiet:
+    """Says nothing by itself."""
 
 
 class Greeter:
@@ -317,6 +327,23 @@ async def test_each_is_of_streams_alone():
         assert (first.count, socket_handler.count) == (2, 1)
 
 
+async def test_class_of_another_kind_meets_its_own_kind():
+    """`each` of an object is of connections such as its own, whatever its class is for."""
+
+    class Both(iodine_aio.WebSocket):
+        def on_open(self):
+            met = []
+            self.each(met.append)
+            self.write(f"{len(met)} of {self.count}")
+
+    async with streaming(Both) as (server, reader, _writer), connect(server) as (other, writer):
+        assert await hears(reader, b"data: 0 of 1\n\n")
+        writer.write(STREAM)
+        await read_head(other)
+
+        assert await hears(other, b"data: 1 of 2\n\n")
+
+
 async def test_published_messages_are_events():
     """Text as it is; bytes that are no text become some, since others wait for them too."""
 
@@ -341,6 +368,28 @@ async def test_silent_stream_gets_comments():
     handler = Recorder()
     async with streaming(handler, ping_interval=0.05) as (_, reader, _writer):
         assert await hears(reader, b":\n\n", b":\n\n")
+
+
+def test_comment_comes_only_where_nothing_was_written():
+    """Silence is what the client has heard of us, not we of it."""
+    service = Service(None, Settings(ping_interval=40))
+    service.start(FakeLoop())
+    handler = Quiet()
+    stream = EventStreamProtocol(service, handler, {"SERVER_PROTOCOL": "HTTP/1.0"})
+    adopt(handler, stream)
+    transport = FakeTransport()
+    stream.connection_made(transport)
+    for second in range(60):
+        service.clock.advance(second)
+        if second == 30:
+            handler.write("x")
+            stream.data_received(b"ignored")
+    early = bytes(transport.written)
+    for second in range(60, 80):
+        service.clock.advance(second)
+
+    assert early == b"data: x\n\n"
+    assert bytes(transport.written) == b"data: x\n\n:\n\n"
 
 
 async def test_ping_is_called_instead_of_a_comment():
