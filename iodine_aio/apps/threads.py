@@ -272,11 +272,20 @@ class Responder:
             target = delivery.stream(result[0], result[1])
             if env["REQUEST_METHOD"] != "HEAD":
                 for piece in body:
-                    if piece:
-                        target.write(piece.encode() if isinstance(piece, str) else bytes(piece))
+                    if data := _bytes_of(piece):
+                        target.write(data)
             target.finish()
         finally:
             close_iterable(body)
+
+
+def _bytes_of(piece: Any) -> bytes:
+    if isinstance(piece, str):
+        return piece.encode()
+    # Not bytes() of everything: that of an int is as many zeros.
+    if isinstance(piece, (bytes, bytearray, memoryview)):
+        return bytes(piece)
+    raise UsageError(f"the app's body has a {type(piece).__name__} in it, must be str or bytes")
 
 
 def close_iterable(iterable: Any) -> None:

@@ -19,6 +19,8 @@ BLOCK_BYTES: Final = 128 * 1024  # a file is read in pieces of this size
 TURN_BYTES: Final = 64 * 1024  # what one response may send before others get their turn
 TURN_PIECES: Final = 64
 
+_END: Final = object()
+
 
 class Outlet(Protocol):
     """Where a sender writes: its connection."""
@@ -132,15 +134,15 @@ class IteratorSender(Sender):
             if self._ended or outlet.paused:
                 return
             try:
-                piece = next(self._iterator, None)
-                data = b"" if piece is None else bytes_of(piece)
+                piece = next(self._iterator, _END)
+                data = b"" if piece is _END else bytes_of(piece)
             except KeyboardInterrupt:
                 raise
             except BaseException as error:
                 self._ended = True
                 self._break_off(error)
                 return
-            if piece is None:
+            if piece is _END:
                 self._ended = True
                 self._finish()
                 return

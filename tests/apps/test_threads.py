@@ -159,6 +159,23 @@ async def test_body_that_raises_in_its_thread_is_broken_off(caplog: pytest.LogCa
     assert "the response body raised" in caplog.text
 
 
+@pytest.mark.parametrize("threads", [0, 2])
+@pytest.mark.parametrize("wrong", [5, None, [1, 2]])
+async def test_body_with_something_else_in_it_is_broken_off(
+    wrong: Any, threads: int, caplog: pytest.LogCaptureFixture
+):
+    """On the loop and in a thread: it is neither taken for bytes nor for the end."""
+
+    def app(env: dict[str, Any]) -> Any:
+        return 200, {}, iter(["one", wrong, "two"])
+
+    with pytest.raises(aiohttp.ClientPayloadError):
+        await fetch(app, threads=threads)
+
+    assert f"{type(wrong).__name__}" in caplog.text
+    assert "must be str or bytes" in caplog.text
+
+
 async def test_slow_request_does_not_stall_others():
     """As long as a thread is free."""
     go = threading.Event()
