@@ -1,10 +1,7 @@
 """What an app returned becomes a response on the wire, or a change of protocol."""
 
 import asyncio
-import contextlib
 import inspect
-import socket
-import struct
 from collections.abc import Awaitable
 from time import monotonic
 from typing import Any, Final
@@ -269,12 +266,15 @@ class Answering(Responding):
                 self.flush()
         elif sender.framing.by_close:
             # Only a reset tells half of such a body from the whole.
-            sock = self.transport.get_extra_info("socket")
-            with contextlib.suppress(OSError, AttributeError):
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self.abort()
+            self.reset()
         else:
             self.close()
+
+    def response_spoiled(self) -> None:
+        """A sender is done, and what it sent is wrong although none of it is missing."""
+        self._sender = None
+        if self._state != GONE:
+            self.reset()
 
     def response_ended(self) -> None:
         self._env = None

@@ -4,6 +4,9 @@ A connection ends here, too: closed, lingering, or cut.
 """
 
 import asyncio
+import contextlib
+import socket
+import struct
 import time
 from typing import Final, cast
 
@@ -97,16 +100,34 @@ class Responding(asyncio.Protocol):
             self.transport.write(data)
 
     def find_empty_socket(self) -> int:
-        """The descriptor to which bytes may be sent past the transport; -1: there is none."""
+        """The descriptor to which bytes may be sent past the transport; -1: there is none.
+
+        What was kept back is sent, and leaves in one packet with what is sent next.
+        """
         transport = self.transport
         # A transport that closes may have closed its descriptor, whose number is somebody
         # else's then.
-        if self._output or transport.is_closing() or transport.get_write_buffer_size():
+        if transport.is_closing() or transport.get_write_buffer_size():
             return -1
         if transport.get_extra_info("sslcontext") is not None:
             return -1
         sock = transport.get_extra_info("socket")
-        return -1 if sock is None else int(sock.fileno())
+        if sock is None:
+            return -1
+        descriptor = int(sock.fileno())
+        if self._output:
+            data = b"".join(self._output)
+            sent = _send_first(descriptor, data)
+            self._output.clear()
+            self._kept = 0
+            if sent < len(data):
+                transport.write(data[sent:])
+                return -1
+        return descriptor
+
+    def pause_early(self, early: bool) -> None:
+        """Whether writing pauses as soon as anything waits in the transport."""
+        self.transport.set_write_buffer_limits(high=0 if early else None)
 
     def pending(self) -> int:
         """Bytes that the client has not taken."""
@@ -208,3 +229,24 @@ class Responding(asyncio.Protocol):
         """Ends at once."""
         self.deadline = NEVER
         self.transport.abort()
+
+    def reset(self) -> None:
+        """Ends at once, and tells the client so, for whom the response would look whole."""
+        sock = self.transport.get_extra_info("socket")
+        with contextlib.suppress(OSError, AttributeError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.abort()
+
+
+def _send_first(descriptor: int, data: bytes) -> int:
+    """How many bytes the socket takes, to wait there for those that follow."""
+    # A transport's socket has no send(). The family is of no account to it.
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, descriptor)
+    try:
+        if sock.gettimeout() is not None:  # the program has set one for all sockets
+            sock.setblocking(False)
+        return sock.send(data, socket.MSG_MORE)
+    except OSError:  # the transport finds out
+        return 0
+    finally:
+        sock.detach()

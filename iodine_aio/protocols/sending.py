@@ -40,8 +40,17 @@ class Outlet(Protocol):
     def response_sent(self, complete: bool) -> None:
         """The sender is done; an incomplete response ends the connection."""
 
+    def response_spoiled(self) -> None:
+        """The sender is done, and what it sent is wrong although none of it is missing."""
+
     def find_empty_socket(self) -> int:
-        """The descriptor to which bytes may be sent past the transport; -1: there is none."""
+        """The descriptor to which bytes may be sent past the transport; -1: there is none.
+
+        What was kept back is sent to it.
+        """
+
+    def pause_early(self, early: bool) -> None:
+        """Whether writing pauses as soon as anything waits in the transport."""
 
     def pending(self) -> int:
         """Bytes that the client has not taken."""

@@ -1,13 +1,17 @@
 """Files as bodies: sent from the page cache or by a thread, whatever happens to them meanwhile."""
 
 import asyncio
+import contextlib
 import errno
 import gzip
 import io
+import itertools
 import os
+import socket
+import struct
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +19,9 @@ import pytest
 
 import iodine_aio
 from iodine_aio.protocols import filing
+from iodine_aio.protocols.filing import LOOK_BYTES
 from iodine_aio.protocols.http1 import HTTPProtocol
+from iodine_aio.protocols.sending import BLOCK_BYTES
 from iodine_aio.protocols.service import Service
 from iodine_aio.settings import Settings
 from iodine_aio.wire.environ import make_template
@@ -70,17 +76,82 @@ def refuse_direct(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(HTTPProtocol, "find_empty_socket", lambda self: -1)
 
 
-WAYS: list[Callable[[pytest.MonkeyPatch], None]] = [
-    lambda monkeypatch: None,
-    refuse_waiting,
-    refuse_direct,
-]
+def refuse_sendfile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file's system has pages of its own."""
+
+    def sendfile(*arguments: Any) -> int:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(os, "sendfile", sendfile)
 
 
-@pytest.fixture(params=WAYS, ids=["direct", "thread", "transport"])
+def limit_sendfile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The socket takes another number of bytes each time, and often none."""
+    sizes = itertools.cycle([1, 0, 4095, 4096, 100_000, 0, 0, 16 * 1024, MIB])
+    sendfile = os.sendfile
+
+    def send_some(out: int, file: int, offset: int, size: int) -> int:
+        most = next(sizes)
+        if not most:
+            raise BlockingIOError(errno.EAGAIN, "full")
+        return sendfile(out, file, offset, min(most, size))
+
+    monkeypatch.setattr(os, "sendfile", send_some)
+
+
+def forget_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every third look into the page cache finds nothing there."""
+    looks = itertools.count(1)
+    preadv = os.preadv
+
+    def look(*arguments: Any) -> int:
+        if next(looks) % 3 == 0:
+            raise BlockingIOError(errno.EAGAIN, "not cached")
+        return preadv(*arguments)
+
+    monkeypatch.setattr(os, "preadv", look)
+
+
+WAYS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
+    "sendfile": lambda monkeypatch: None,
+    "thread": refuse_waiting,
+    "transport": refuse_direct,
+    "copies": refuse_sendfile,
+    "some": limit_sendfile,
+    "forgotten": forget_some,
+}
+
+
+@pytest.fixture(params=WAYS)
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each way in which bytes get from the disk to the client."""
-    request.param(monkeypatch)
+    WAYS[request.param](monkeypatch)
+
+
+@contextlib.asynccontextmanager
+async def serving_slowly(app: Any, **options: Any) -> AsyncIterator[iodine_aio.Server]:
+    """A server whose connections have send buffers of 16 KiB, full after a piece of a file."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16 * 1024)
+    async with iodine_aio.serve(app, bind=f"fd://{listener.detach()}", **options) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def slow_socket(server: iodine_aio.Server) -> Iterator[socket.socket]:
+    """A client's socket that takes little before its program reads."""
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * 1024)
+        sock.connect(("127.0.0.1", server.port))
+        sock.setblocking(False)
+        yield sock
+
+
+async def pause(server: iodine_aio.Server) -> Any:
+    """The only connection, once its client does not take what is sent."""
+    while not server.connections or not next(iter(server.connections)).paused:  # type: ignore[attr-defined]
+        await asyncio.sleep(0)
+    return next(iter(server.connections))
 
 
 # ---- what is a file ----
@@ -325,50 +396,6 @@ async def test_parts_arrive_in_order(tmp_path: Path):
     ]
 
 
-@pytest.mark.usefixtures("way")
-async def test_file_that_shrinks_ends_the_connection(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-):
-    """Nothing is padded, nothing hangs; what was there before is sent."""
-    path = tmp_path / "large"
-    content = write_file(path, 16 * MIB)
-
-    async with (
-        iodine_aio.serve(lambda env: (200, {}, path), port=0) as server,
-        connect(server, limit=1024) as (reader, writer),
-    ):
-        writer.write(KEPT + KEPT)
-        await read_head(reader)
-        os.truncate(path, 1000)
-        rest = await reader.read()
-
-    assert len(rest) < len(content)
-    assert content.startswith(rest)
-    assert "a file became shorter" in caplog.text
-
-
-@pytest.mark.usefixtures("way")
-async def test_file_that_grows_is_cut_at_its_announced_length(tmp_path: Path):
-    """The next response stands where the announced length ends."""
-    path = tmp_path / "large"
-    content = write_file(path, 16 * MIB)
-
-    async with (
-        iodine_aio.serve(lambda env: (200, {}, path), port=0) as server,
-        connect(server, limit=1024) as (reader, writer),
-    ):
-        writer.write(KEPT)
-        _, fields = await read_head(reader)
-        with path.open("ab") as file:
-            file.write(ALPHABET * 1000)
-        body = await reader.readexactly(int(dict(fields)["content-length"]))
-        writer.write(GET)
-        status, _ = await read_head(reader)
-
-    assert body == content
-    assert status == 200
-
-
 async def test_slow_reader_takes_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """What waits for a client that does not read is a block, not the file."""
     path = tmp_path / "large"
@@ -486,6 +513,9 @@ async def test_large_file_lets_others_have_their_turn(
         def find_empty_socket(self) -> int:
             return -1
 
+        def pause_early(self, early: bool) -> None:
+            pass
+
         def call_soon(self, function: Callable[[], None]) -> None:
             turns.append(self.sent)
             self.next = function
@@ -504,25 +534,32 @@ async def test_large_file_lets_others_have_their_turn(
     assert outlet.complete
 
 
-class Socket:
+# ---- past the transport ----
+
+
+class FakeSocket:
     """The socket of a transport."""
 
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
     def fileno(self) -> int:
-        return 7
+        return self.descriptor
 
 
 class BusyTransport(FakeTransport):
     """One in which bytes wait, or that is secured."""
 
-    def __init__(self, waiting: int = 0, secured: bool = False) -> None:
+    def __init__(self, descriptor: int = 7, waiting: int = 0, secured: bool = False) -> None:
         super().__init__()
+        self.sock = FakeSocket(descriptor)
         self.waiting, self.secured = waiting, secured
 
     def get_write_buffer_size(self) -> int:
         return self.waiting
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return {"socket": Socket(), "sslcontext": object() if self.secured else None}.get(name)
+        return {"socket": self.sock, "sslcontext": object() if self.secured else None}.get(name)
 
 
 def find_socket(transport: BusyTransport, put: bytes = b"") -> int:
@@ -544,4 +581,311 @@ def test_nothing_is_sent_past_what_waits_or_what_closes():
     assert find_socket(BusyTransport(waiting=1)) == -1
     assert find_socket(BusyTransport(secured=True)) == -1
     assert find_socket(closing) == -1
-    assert find_socket(BusyTransport(), b"kept back") == -1
+
+
+def test_what_was_kept_back_goes_first():
+    """The head stands before its body."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        transport = BusyTransport(ours.fileno())
+        found = find_socket(transport, b"kept back")
+        received = theirs.recv(100)
+
+    assert found == transport.sock.descriptor
+    assert received == b"kept back"
+    assert transport.written == b""
+
+
+def test_what_the_socket_has_no_room_for_waits_in_the_transport(monkeypatch: pytest.MonkeyPatch):
+    """Nobody waits for a socket, whatever timeout the program has set for all of them."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while ours.send(bytes(4096)):
+                pass
+        transport = BusyTransport(ours.fileno())
+        timeout = socket.getdefaulttimeout()
+        socket.setdefaulttimeout(1000)
+        try:
+            found = find_socket(transport, b"kept back")
+        finally:
+            socket.setdefaulttimeout(timeout)
+
+    assert found == -1
+    assert transport.written == b"kept back"
+
+
+# ---- sockets that are full ----
+
+
+@pytest.mark.usefixtures("way")
+async def test_slow_client_gets_every_byte_in_order(tmp_path: Path):
+    """Files, parts and small answers, in a row, through a socket that is full all the time."""
+    content = write_file(tmp_path / "large", MIB // 2)
+
+    def app(env: iodine_aio.Env) -> Any:
+        return 200, {}, (tmp_path / "large" if env["PATH_INFO"] == "/" else "small")
+
+    part = KEPT.replace(b"\r\n\r\n", b"\r\nRange: bytes=1000-400000\r\n\r\n")
+    head = KEPT.replace(b"GET", b"HEAD")
+    small = KEPT.replace(b" / ", b" /small ")
+    loop = asyncio.get_running_loop()
+    async with serving_slowly(app) as server:
+        with slow_socket(server) as sock:
+            await loop.sock_sendall(sock, KEPT + small + head + part + KEPT + small + GET)
+            received = bytearray()
+            while data := await loop.sock_recv(sock, 8192):
+                received += data
+
+    bodies = []
+    for bodiless in (False, False, True, False, False, False, False):
+        block, _, rest = bytes(received).partition(b"\r\n\r\n")
+        length = 0 if bodiless else Answer(block + b"\r\n\r\n").fields["content-length"]
+        bodies.append(rest[: int(length)])
+        received = bytearray(rest[int(length) :])
+    assert bodies == [content, b"small", b"", content[1000:400001], content, b"small", content]
+    assert not received
+
+
+async def test_connection_is_as_it_was_after_a_file(tmp_path: Path):
+    """It pauses no earlier than others do."""
+    content = write_file(tmp_path / "large", MIB)
+    loop = asyncio.get_running_loop()
+    async with serving_slowly(lambda env: (200, {}, tmp_path / "large")) as server:
+        with slow_socket(server) as sock:
+            await loop.sock_sendall(sock, KEPT)
+            connection = await pause(server)
+            early = connection.transport.get_write_buffer_limits()
+            received = b""
+            while not received.endswith(content[-100:]):
+                received += await loop.sock_recv(sock, MIB)
+            await loop.sock_sendall(sock, KEPT.replace(b"GET", b"HEAD"))
+            await loop.sock_recv(sock, MIB)
+            late = connection.transport.get_write_buffer_limits()
+
+    assert early == (0, 0)
+    assert late == (16 * 1024, 64 * 1024)
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("size", [1, 20_000, 100_000, 300_000])
+async def test_file_is_closed_wherever_its_client_leaves(tmp_path: Path, size: int):
+    """Before the first byte of it, on the way, before the last."""
+    path = tmp_path / "large"
+    write_file(path, 300_000)
+    loop = asyncio.get_running_loop()
+    async with serving_slowly(lambda env: (200, {}, path)) as server:
+        with slow_socket(server) as sock:
+            await loop.sock_sendall(sock, KEPT + KEPT)
+            received = 0
+            while received < size:
+                received += len(await loop.sock_recv(sock, min(4096, size - received)))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        while server.connections or is_open(path):
+            await asyncio.sleep(0)
+
+
+async def test_client_that_takes_nothing_is_left(tmp_path: Path):
+    """Within twice the time to send; its file is closed, and others are served."""
+    path = tmp_path / "large"
+    write_file(path, MIB)
+    loop = asyncio.get_running_loop()
+    async with serving_slowly(lambda env: (200, {}, path)) as server:
+        with slow_socket(server) as sock:
+            await loop.sock_sendall(sock, KEPT)
+            await pause(server)
+            clock = server._service.clock
+            for _ in range(2):
+                clock.advance(clock.now + 1000)
+            while server.connections or is_open(path):
+                await asyncio.sleep(0)
+        answer = Answer(await exchange(server, request("Range: bytes=0-1")))
+
+    assert answer.status == 206
+
+
+# ---- files that change ----
+
+
+async def receive_some(sock: socket.socket) -> tuple[bytes, bool]:
+    """The bytes of one response, as many as come, and whether a reset ended them."""
+    loop = asyncio.get_running_loop()
+    received = bytearray()
+    try:
+        while data := await loop.sock_recv(sock, 65536):
+            received += data
+    except ConnectionResetError:
+        return bytes(received).partition(b"\r\n\r\n")[2], True
+    return bytes(received).partition(b"\r\n\r\n")[2], False
+
+
+@pytest.mark.usefixtures("way")
+async def test_file_that_shrinks_ends_the_connection(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    """Nothing is padded, nothing hangs; what the socket holds of its last page is zeros."""
+    path = tmp_path / "large"
+    content = write_file(path, MIB)
+    loop = asyncio.get_running_loop()
+    async with serving_slowly(lambda env: (200, {}, path)) as server:
+        with slow_socket(server) as sock:
+            await loop.sock_sendall(sock, KEPT + KEPT)
+            await pause(server)
+            os.truncate(path, 1000)
+            received, _ = await receive_some(sock)
+
+    assert 0 < len(received) < len(content)
+    assert all(is_one in (ours, 0) for is_one, ours in zip(received, content, strict=False))
+    assert "a file became shorter" in caplog.text
+    assert not is_open(path)
+
+
+@pytest.mark.usefixtures("way")
+async def test_file_that_is_overwritten_ends_the_connection(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    """Half of the one and half of the other must not look like either."""
+    path = tmp_path / "large"
+    content = write_file(path, MIB)
+    loop = asyncio.get_running_loop()
+    async with serving_slowly(lambda env: (200, {}, path)) as server:
+        with slow_socket(server) as sock:
+            await loop.sock_sendall(sock, KEPT + KEPT)
+            await pause(server)
+            write_file(path, len(content))
+            os.utime(path, (1, 1))
+            received, _ = await receive_some(sock)
+
+    assert 0 < len(received) < len(content)
+    assert "a file was overwritten while it was sent" in caplog.text
+    assert not is_open(path)
+
+
+@pytest.mark.usefixtures("way")
+async def test_file_that_grows_is_cut_at_its_announced_length(tmp_path: Path):
+    """As a log does; the next response stands where the announced length ends."""
+    path = tmp_path / "large"
+    content = write_file(path, MIB)
+    loop = asyncio.get_running_loop()
+    async with serving_slowly(lambda env: (200, {}, path)) as server:
+        with slow_socket(server) as sock:
+            await loop.sock_sendall(sock, KEPT + request("Range: bytes=-5"))
+            await pause(server)
+            with path.open("ab") as file:
+                file.write(ALPHABET * 1000)
+            received, _ = await receive_some(sock)
+
+    assert received[: len(content)] == content
+    assert Answer(received[len(content) :]).body == b"vwxyz"
+
+
+@pytest.mark.usefixtures("way")
+async def test_file_that_is_replaced_is_sent_as_it_was(tmp_path: Path):
+    """Its name is another file's now, its descriptor is not."""
+    path = tmp_path / "large"
+    content = write_file(path, MIB)
+    loop = asyncio.get_running_loop()
+    async with serving_slowly(lambda env: (200, {}, path)) as server:
+        with slow_socket(server) as sock:
+            await loop.sock_sendall(sock, GET)
+            await pause(server)
+            write_file(tmp_path / "new", 1000)
+            os.replace(tmp_path / "new", path)
+            received, was_reset = await receive_some(sock)
+
+    assert received == content
+    assert not was_reset
+
+
+@pytest.mark.parametrize("shorter", [False, True], ids=["overwritten", "shorter"])
+async def test_change_behind_the_last_byte_resets_the_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shorter: bool
+):
+    """All that was announced is on its way, zeros among it perhaps: its end would be a lie."""
+    path = tmp_path / "large"
+    write_file(path, 100_000)
+    sendfile = os.sendfile
+
+    def send_and_change(*arguments: int) -> int:
+        sent = sendfile(*arguments)
+        if shorter:
+            os.truncate(path, 1000)
+        else:
+            os.utime(path, (1, 1))
+        return sent
+
+    monkeypatch.setattr(os, "sendfile", send_and_change)
+    loop = asyncio.get_running_loop()
+    async with iodine_aio.serve(lambda env: (200, {}, path), port=0) as server:
+        with socket.create_connection(("127.0.0.1", server.port)) as sock:
+            sock.setblocking(False)
+            await loop.sock_sendall(sock, KEPT + KEPT)
+            _, was_reset = await receive_some(sock)
+
+    assert was_reset
+
+
+async def test_kernel_that_cannot_send_a_file_is_asked_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The rest of it is copied."""
+    content = write_file(tmp_path / "large", 3 * MIB)
+    asked: list[int] = []
+
+    def sendfile(out: int, file: int, offset: int, size: int) -> int:
+        asked.append(offset)
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(os, "sendfile", sendfile)
+    answer = await ask(lambda env: (200, {}, tmp_path / "large"))
+
+    assert answer.body == content
+    assert asked == [0]
+
+
+@pytest.mark.skipif(not os.path.isdir("/dev/shm"), reason="Linux has it")
+async def test_file_in_memory_is_sent(monkeypatch: pytest.MonkeyPatch):
+    """tmpfs is a file system of its own kind."""
+    with tempfile.NamedTemporaryFile(dir="/dev/shm") as file:
+        content = write_file(Path(file.name), 3 * MIB)
+        answer = await ask(lambda env: (200, {}, Path(file.name)))
+
+    assert answer.body == content
+
+
+# ---- what the page cache has ----
+
+
+async def test_kernel_sends_no_more_than_was_found_in_the_page_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The loop would wait for the disk: what is missing is read by a thread."""
+    path = tmp_path / "large"
+    content = write_file(path, 2 * MIB)
+    missing = LOOK_BYTES + 300_000
+    sent: list[tuple[int, int]] = []
+    read: list[int] = []
+    preadv, pread, sendfile = os.preadv, os.pread, os.sendfile
+
+    def look(file: int, blocks: Any, offset: int, *flags: int) -> int:
+        if offset >= missing and offset not in read:
+            raise BlockingIOError(errno.EAGAIN, "not cached")
+        return preadv(file, blocks, offset, *flags)
+
+    def note_sent(out: int, file: int, offset: int, size: int) -> int:
+        sent.append((offset, offset + size))
+        return sendfile(out, file, offset, size)
+
+    def note_read(file: int, size: int, offset: int) -> bytes:
+        read.append(offset)
+        return pread(file, size, offset)
+
+    monkeypatch.setattr(os, "preadv", look)
+    monkeypatch.setattr(os, "sendfile", note_sent)
+    monkeypatch.setattr(os, "pread", note_read)
+    answer = await ask(lambda env: (200, {}, path))
+
+    assert answer.body == content
+    assert sent == [(0, 3 * LOOK_BYTES)]
+    assert read == list(range(3 * LOOK_BYTES, 2 * MIB, BLOCK_BYTES))
