@@ -1,6 +1,6 @@
 """Rooms for people with a browser and people with telnet, on as many processes as you like.
 
-Run `python examples/chat.py [--workers 4]`, open
+Run `python examples/chat.py [--workers 4] [--redis redis://127.0.0.1]`, open
 http://127.0.0.1:3000/#tea/Ada in a tab, and join by `telnet 127.0.0.1 3001`.
 """
 
@@ -10,7 +10,7 @@ from urllib.parse import parse_qs
 
 import iodine_aio
 
-PAGE = Path(__file__).with_suffix(".html").read_text(encoding="utf-8")
+PAGE = Path(__file__).with_suffix(".html")
 
 
 class Browser(iodine_aio.WebSocket):
@@ -38,15 +38,11 @@ class Telnet(iodine_aio.Protocol):
             else:
                 self.name, _, room = text.partition(" ")
                 self.room = f"room.{room}"
-                self.subscribe(self.room, self.show)
+                self.subscribe(self.room, lambda said: self.write(f"{said.data!s}\r\n"))
                 self.publish(self.room, f"* {self.name} joined")
 
-    def show(self, message: iodine_aio.Message) -> None:
-        self.write(message.data)
-        self.write("\r\n")
 
-
-def app(env: iodine_aio.Env) -> tuple[int, dict[str, str], str]:
+def app(env: iodine_aio.Env) -> tuple[int, dict[str, str], Path]:
     if env["upgrade.websocket?"]:
         env["upgrade.websocket"] = Browser
     return 200, {"Content-Type": "text/html; charset=utf-8"}, PAGE
@@ -57,6 +53,7 @@ if __name__ == "__main__":
     parser.add_argument("port", type=int, nargs="?", default=3000)
     parser.add_argument("--telnet", type=int, default=3001, metavar="PORT")
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--redis", metavar="URL", help="where several machines share the rooms")
     options = parser.parse_args()
     iodine_aio.listen(options.telnet, Telnet)
-    iodine_aio.run(app, port=options.port, workers=options.workers)
+    iodine_aio.run(app, port=options.port, workers=options.workers, redis_url=options.redis)

@@ -5,7 +5,7 @@ import contextlib
 import re
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -13,10 +13,18 @@ from urllib.parse import urlsplit
 import pytest
 import websockets
 
+from tests.integration.redis_server import PROGRAM, RedisServer
+
 ROOT = Path(__file__).parents[2]
 PEOPLE = 8  # enough for both workers to have some of them, but for once in many runs
 
 pytestmark = [pytest.mark.slow, pytest.mark.one_loop]
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[RedisServer]:
+    with RedisServer(tmp_path) as server:
+        yield server
 
 
 class Chat:
@@ -120,3 +128,26 @@ async def test_tabs_see_each_other(browser: Any):
         texts = [await tab.evaluate(wait_for.format("tab0: good morning")) for tab in tabs]
 
     assert [text.count("tab0: good morning") for text in texts] == [1] * len(tabs)
+
+
+@pytest.mark.skipif(PROGRAM is None, reason="redis-server is not on PATH")
+async def test_two_machines_share_a_room(redis: RedisServer):
+    """Two chats that know nothing of each other but Redis."""
+    words = ("--redis", redis.url)
+    async with (
+        chatting(*words) as first,
+        chatting(*words) as second,
+        websockets.connect(first.url("Ada")) as ada,
+        websockets.connect(second.url("Bob")) as bob,
+    ):
+        # Subscribing elsewhere takes a moment, which nobody announces.
+        while True:
+            await ada.send("are you there?")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.2):
+                    await read_until(bob, "Ada: are you there?")
+                    break
+        await bob.send("yes")
+        seen = await read_until(ada, "Bob: yes")
+
+    assert seen.count("Bob: yes") == 1
