@@ -86,8 +86,12 @@ class Reply:
     def result(self) -> Any:
         """The answer; raises what was raised instead."""
         if self._result is None:
-            if self._error is not None:
-                raise self._error
-            if self._cancelled:
-                raise asyncio.CancelledError
+            try:
+                if self._error is not None:
+                    raise self._error
+                if self._cancelled:
+                    raise asyncio.CancelledError
+            finally:
+                del self  # which has the error, whose traceback has this frame
+            return None
         return self._result

@@ -17,6 +17,7 @@ from typing import Any, Final
 from iodine_aio.apps.application import Host
 from iodine_aio.errors import ClientGoneError, UsageError
 from iodine_aio.logs import error_log
+from iodine_aio.replies import Reply
 from iodine_aio.settings import Settings
 from iodine_aio.wire.environ import Env
 
@@ -45,13 +46,11 @@ class ThreadedApp:
         calls = self._calls
         if self._host.pool.waiting + len(calls) >= self._settings.max_waiting:
             return (*_BUSY, "All threads are busy.")
-        loop = self._host.loop
-        future = loop.create_future()
-        delivery = Delivery(future, self._host, self._settings)
+        delivery = Delivery(self._host, self._settings)
         if not calls:
-            loop.call_soon(self._submit)
+            self._host.loop.call_soon(self._submit)
         calls.append((contextvars.copy_context().run, env, delivery))
-        return future
+        return delivery
 
     def _submit(self) -> None:
         # Not at once: whenever the loop calls back, it asks for the interpreter's lock, and
@@ -72,13 +71,13 @@ class ThreadedApp:
             delivery.fail(error)
 
 
-class Delivery:
+class Delivery(Reply):
     """Brings what a thread makes of one request to the loop."""
 
-    __slots__ = ("_body", "_future", "_host", "_settings", "sent")
+    __slots__ = ("_body", "_host", "_settings", "sent")
 
-    def __init__(self, future: "asyncio.Future[Any]", host: Host, settings: Settings) -> None:
-        self._future = future
+    def __init__(self, host: Host, settings: Settings) -> None:
+        super().__init__()
         self._host = host
         self._settings = settings
         self._body: ThreadedBody | None = None
@@ -87,18 +86,18 @@ class Delivery:
     @property
     def unwanted(self) -> bool:
         """True if nobody waits for the response any more."""
-        return self._future.done()
+        return self.done()
 
     def send(self, result: Any) -> None:
         """The response, all of it."""
         self.sent = True
-        self._host.post(_settle, self._future, result)
+        self._host.post(_settle, self, result)
 
     def stream(self, status: Any, headers: Any) -> "ThreadedBody":
         """The response's head; its body is written to what is returned."""
         self.sent = True
         self._body = body = ThreadedBody(self._host, self._settings)
-        if not self._host.post(_settle, self._future, (status, headers, body)):
+        if not self._host.post(_settle, self, (status, headers, body)):
             body.close()
         return body
 
@@ -107,7 +106,7 @@ class Delivery:
         if self._body is not None and not self._body.ended:
             self._body.finish(error)
         elif not self.sent:
-            self._host.post(_fail, self._future, error)
+            self._host.post(_fail, self, error)
         else:
             error_log.error("the app raised after its response", exc_info=error)
 
@@ -195,7 +194,7 @@ class ThreadedBody:
         """The head is sent, the body may follow."""
         self._stream = stream
         stream.on_drained = self._move
-        self._done = asyncio.get_running_loop().create_future()
+        self._done = self._host.loop.create_future()
         self._move()
         return self._done
 
@@ -295,30 +294,30 @@ def close_iterable(iterable: Any) -> None:
         close()
 
 
-def _settle(future: "asyncio.Future[Any]", result: Any) -> None:
-    if future.done():
+def _settle(reply: Reply, result: Any) -> None:
+    if reply.done():
         # The client went away while the app was at work: nobody reads the body.
         body: Any = result[2] if isinstance(result, (tuple, list)) and len(result) == 3 else None
         if hasattr(body, "close"):
             body.close()
     elif type(result) is not tuple and inspect.isawaitable(result):
-        asyncio.ensure_future(result).add_done_callback(lambda task: _copy(task, future))
+        asyncio.ensure_future(result).add_done_callback(lambda task: _copy(task, reply))
     else:
-        future.set_result(result)
+        reply.set_result(result)
 
 
-def _copy(task: "asyncio.Future[Any]", future: "asyncio.Future[Any]") -> None:
+def _copy(task: "asyncio.Future[Any]", reply: Reply) -> None:
     if task.cancelled():
-        future.cancel()
+        reply.cancel()
     elif (error := task.exception()) is not None:
-        _fail(future, error)
+        _fail(reply, error)
     else:
-        _settle(future, task.result())
+        _settle(reply, task.result())
 
 
-def _fail(future: "asyncio.Future[Any]", error: BaseException) -> None:
-    if not future.done():
-        future.set_exception(_as_exception(error))
+def _fail(reply: "Reply | asyncio.Future[Any]", error: BaseException) -> None:
+    if not reply.done():
+        reply.set_exception(_as_exception(error))
 
 
 def _as_exception(error: BaseException) -> Exception:

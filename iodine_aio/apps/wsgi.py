@@ -212,7 +212,7 @@ class WSGIResponse:
             for piece in iterable:
                 _checked(piece)
             self._said()
-            return iterable
+            return iterable[0] if len(iterable) == 1 else iterable  # nothing to be joined
         if isinstance(iterable, FileWrapper):
             self._said()
             return iterable.file_body(self._announced())

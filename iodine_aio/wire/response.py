@@ -15,6 +15,11 @@ _STATUS_LINES: Final[dict[int, str]] = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus
 }
 
+# As WSGI apps say them.
+_KNOWN_STATUSES: Final[dict[str, tuple[int, str]]] = {
+    line[9:-2]: (number, line) for number, line in _STATUS_LINES.items()
+}
+
 # What a field means to us. The rest is the app's own business.
 _ORDINARY: Final = 0
 _CONTENT_LENGTH: Final = 1
@@ -146,6 +151,9 @@ def parse_status(status: object) -> tuple[int, str]:
         line = _STATUS_LINES.get(status)
         return status, line if line is not None else f"HTTP/1.1 {status} \r\n"
     if isinstance(status, str):
+        known = _KNOWN_STATUSES.get(status)
+        if known is not None:
+            return known
         digits, _, reason = status.partition(" ")
         number = digits.removeprefix("-")
         if number.isascii() and number.isdigit():
@@ -181,6 +189,15 @@ def parse_headers(head: ResponseHead, headers: Headers, max_head_bytes: int) -> 
             if kind is None:
                 kind = _classify(name)
             if kind:
+                if (
+                    kind == _CONTENT_LENGTH
+                    and head.content_length is None
+                    and type(value) is str
+                    and value.isascii()
+                    and value.isdigit()
+                ):
+                    head.content_length = int(value)  # as nearly every response has it
+                    continue
                 if kind == _HIJACK:
                     head.hijack = value  # type: ignore[assignment]
                     continue
