@@ -50,7 +50,7 @@ class _Caller:
             task = WebSocketSession(env, self._host)
             scope = make_websocket_scope(env, self._state)
         else:
-            task = Exchange(env, self._host.loop)
+            task = Exchange(env)
             scope = make_http_scope(env, self._state)
         self._host.start_guarded(task.run(self._app, scope))
         return task.answer()

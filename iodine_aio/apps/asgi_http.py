@@ -53,30 +53,33 @@ class Stream(Protocol):
         """Waits until the client takes more; False if it is gone."""
 
 
-class StreamedBody:
+class StreamedBody(Reply):
     """A body in several messages: the connection calls it with a stream.
 
-    It has no task: the app's own calls write it, and the future that is returned keeps the
-    response open, unless it breaks it off.
+    It has no task: the app's own calls write it. Called, it returns itself, a reply that
+    keeps the response open, unless it breaks it off.
+
+    Attributes:
+        ready: the first of it was taken, and the client takes more.
     """
 
-    __slots__ = ("_end", "_first", "_opened", "_settled", "_stream", "_unwanted", "_wanted")
+    __slots__ = ("_first", "_opened", "_settled", "_stream", "_unwanted", "_wanted", "ready")
 
-    def __init__(self, first: bytes, wanted: bool, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, first: bytes, wanted: bool) -> None:
+        super().__init__()
+        self.ready = False
         self._first = first
         self._wanted = wanted
         self._unwanted = 0
         self._stream: Stream | None = None
         self._settled = False  # the connection has decided what becomes of it
         self._opened: asyncio.Future[None] | None = None
-        self._end: asyncio.Future[None] = loop.create_future()
 
-    def __call__(self, stream: Stream) -> "asyncio.Future[None]":
+    def __call__(self, stream: Stream) -> Reply:
         self._stream = stream
-        if self._first:
-            stream.push(self._first)
+        self.ready = not self._first or stream.push(self._first)
         self._settle()
-        return self._end
+        return self
 
     def close(self) -> None:
         """Nobody takes anything of it, or any more."""
@@ -139,9 +142,9 @@ class StreamedBody:
 
     def fail(self, error: BaseException) -> bool:
         """Breaks the response off; False if it had ended already."""
-        if self._stream is None or self._stream.closed or self._end.done():
+        if self._stream is None or self._stream.closed or self.done():
             return False
-        self._end.set_exception(error)
+        self.set_exception(error)
         return True
 
 
@@ -155,17 +158,13 @@ class Response(Reply):
     Args:
         types: of its messages, the one that starts it and those of its body.
         method: of the request.
-        loop: that of its task; on Python 3.11 asking for it costs a system call.
     """
 
-    __slots__ = ("_body", "_head", "_loop", "_method", "_next", "_types")
+    __slots__ = ("_body", "_head", "_method", "_next", "_types")
 
-    def __init__(
-        self, types: tuple[str, str], method: str, loop: asyncio.AbstractEventLoop
-    ) -> None:
+    def __init__(self, types: tuple[str, str], method: str) -> None:
         super().__init__()
         self._types = types
-        self._loop = loop
         self._method = method
         self._next = _START
         self._head: Any = None
@@ -208,9 +207,10 @@ class Response(Reply):
             if message.get("more_body"):
                 self._next = _MORE
                 wanted = self._method != "HEAD" and self._head.status not in (204, 304)
-                body = self._body = StreamedBody(message.get("body", b""), wanted, self._loop)
+                body = self._body = StreamedBody(message.get("body", b""), wanted)
                 self.settle((self._head.status, self._head, body))
-                await body.open()
+                if not body.ready:
+                    await body.open()
             else:
                 self._next = _NOTHING
                 self.settle((self._head.status, self._head, message.get("body", b"")))
@@ -272,8 +272,8 @@ class Exchange(Response):
 
     __slots__ = ("_incoming", "_taken")
 
-    def __init__(self, env: Env, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(_TYPES, env["REQUEST_METHOD"], loop)
+    def __init__(self, env: Env) -> None:
+        super().__init__(_TYPES, env["REQUEST_METHOD"])
         self._incoming = env["iodine_aio.body"]
         self._taken = False  # all of the request
 

@@ -41,8 +41,8 @@ class _Answer(Response):
 
     __slots__ = ("_session",)
 
-    def __init__(self, session: "WebSocketSession", loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(_TYPES, "GET", loop)
+    def __init__(self, session: "WebSocketSession") -> None:
+        super().__init__(_TYPES, "GET")
         self._session = session
 
     def cancel(self) -> None:
@@ -65,7 +65,7 @@ class WebSocketSession:
     def __init__(self, env: Env, host: Host) -> None:
         self._env: Env | None = env
         self._host = host
-        self._response = _Answer(self, host.loop)
+        self._response = _Answer(self)
         self._state = _OFFERED
         self._told = False  # that it may connect
         self._waiting: deque[str | bytes] = deque()

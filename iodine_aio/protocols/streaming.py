@@ -10,6 +10,7 @@ from iodine_aio.logs import error_log
 from iodine_aio.protocols.sending import TURN_BYTES, Outlet, TaskSender
 from iodine_aio.protocols.service import Service
 from iodine_aio.protocols.writing import bytes_of
+from iodine_aio.replies import Reply
 from iodine_aio.wire.response import Framing
 
 # One lock for all: it is held for an addition only, and few threads write.
@@ -115,7 +116,7 @@ class StreamSender(TaskSender):
             self._mark_ended()
             self._break_off(error)
             return
-        if isinstance(result, asyncio.Future):
+        if isinstance(result, (Reply, asyncio.Future)):
             result.add_done_callback(self._followed)
         elif result is not None and hasattr(result, "__await__"):
             self._task = self._outlet.service.start_task(self._follow(result))
@@ -181,7 +182,7 @@ class StreamSender(TaskSender):
             await asyncio.sleep(0)
         return not self.closed
 
-    def _followed(self, future: "asyncio.Future[Any]") -> None:
+    def _followed(self, future: "Reply | asyncio.Future[Any]") -> None:
         if self.closed:
             return
         if future.cancelled() or future.exception() is None:
