@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Final
 
 from iodine_aio import lifecycle, systemd
+from iodine_aio.bridge import Bridge
 from iodine_aio.children import Child, Children, describe_end, enter_state
 from iodine_aio.control import Words
 from iodine_aio.errors import StartupError
@@ -67,6 +68,8 @@ class Supervisor:
         self._signals: Final = SignalPipe(_SIGNALS)
         self._selector: Final = selectors.DefaultSelector()
         self._hub: Final = Hub()
+        url = server.settings.redis_url
+        self._bridge: Final = None if url is None else Bridge(url, self._hub)
         self._watchdog: Final = systemd.Watchdog()
         self._children: Final = Children(
             lambda control, link: Worker(control, link, server).run(load),
@@ -97,6 +100,8 @@ class Supervisor:
                 self._give_up(StartupError(str(error)))
             while self._children.alive or self._state != _STOPPING:
                 self._turn()
+            if self._bridge is not None:
+                self._bridge.close()
             self._hub.close()
             lifecycle.enter_state_now("on_finish")
         if self._failure is not None:
@@ -141,6 +146,8 @@ class Supervisor:
     def _next_time(self) -> float:
         """When something is due."""
         times = [self._watchdog.due]
+        if self._bridge is not None:
+            times.append(self._bridge.due)
         times += [slot.start_at for slot in self._places]
         times += [child.deadline for child in self._children.alive]
         times += [self._end_of_silence(child) for child in self._children.alive]
@@ -153,6 +160,8 @@ class Supervisor:
     def _look_at_the_time(self) -> None:
         now = time.monotonic()
         self._watchdog.pat(now)
+        if self._bridge is not None and self._state != _STOPPING:
+            self._bridge.look(now)
         for child in self._children.alive:
             if child.deadline <= now:
                 error_log.error("worker %d was killed: it had not ended in time", child.pid)

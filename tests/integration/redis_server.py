@@ -88,6 +88,11 @@ class RedisServer:
         return int(self.command("PUBSUB", "NUMSUB", channel)[1])
 
     @property
+    def connections(self) -> int:
+        """How many there are, this one's own too."""
+        return len(self.command("CLIENT", "LIST").splitlines())
+
+    @property
     def patterns(self) -> int:
         """How many different patterns are subscribed to."""
         return int(self.command("PUBSUB", "NUMPAT"))

@@ -436,6 +436,55 @@ async def test_server_with_redis_url_carries_messages_of_its_connections(redis: 
     assert isinstance(channels.broker.engine, ProcessEngine)
 
 
+PROGRAM_OF_WORKERS = """
+import os, iodine_aio
+
+def app(env):
+    iodine_aio.publish("news", "hello")
+    return 200, {}, str(os.getpid())
+"""
+
+
+@pytest.mark.one_loop
+async def test_workers_publish_through_one_bridge(redis: RedisServer, tmp_path: Path):
+    """Three requests to a server of two workers are three messages elsewhere; it ends cleanly."""
+    (tmp_path / "web.py").write_text(PROGRAM_OF_WORKERS)
+    other = Machine(redis.url)
+    far = other.listen("news")
+    await other.engine.open()
+    await until(lambda: redis.listeners("news") == 1)
+    before = redis.connections
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "iodine_aio", "-p", "0", "-w", "2", "--redis", redis.url, "web.py"),
+        cwd=tmp_path,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stderr is not None
+    try:
+        banner = (await process.stderr.readline()).decode()
+        port = int(banner.split("http://127.0.0.1:")[1].split()[0].rstrip(","))
+        await until(lambda: redis.connections == before + 2)
+        for _ in range(3):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            await reader.read()
+            writer.close()
+            await writer.wait_closed()
+        await until(lambda: len(far.heard) >= 3)
+        process.terminate()
+        errors = (await process.stderr.read()).decode()
+        code = await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    await other.engine.close()
+
+    assert far.data == ["hello"] * 3
+    assert (code, errors) == (0, "")
+    assert redis.connections == before - 2
+
+
 BRIDGE = """
 import socket, sys
 from iodine_aio.pubsub.redis import run_bridge
