@@ -288,7 +288,7 @@ async def test_redis_that_is_killed_and_comes_back(
     assert pattern.data == far.data
     # What one published while two was not yet subscribed again is lost, too.
     assert sent - len(arrived) >= one.engine.lost
-    assert len(arrived) > sent // 3
+    assert arrived[0] == 0
     assert len(back) == 4  # two machines, two times
     told = sum(int(line.split(": ")[1].split()[0]) for line in back)
     assert told == one.engine.lost + two.engine.lost
