@@ -135,7 +135,7 @@ async def test_two_machines_share_a_room(redis: RedisServer):
     """Two chats that know nothing of each other but Redis."""
     words = ("--redis", redis.url)
     async with (
-        chatting(*words) as first,
+        chatting("--workers", "2", *words) as first,
         chatting(*words) as second,
         websockets.connect(first.url("Ada")) as ada,
         websockets.connect(second.url("Bob")) as bob,
