@@ -1,16 +1,9 @@
-"""A connection that a user's object serves: what WebSocket and raw TCP share.
-
-Callbacks of one connection never overlap: one that has to wait (`async def`) holds up
-those behind it, and, when too many wait, the reading. Nothing is called while the peer
-does not take what was written.
-"""
+"""A connection that a user's object serves: what WebSocket, raw TCP and event streams share."""
 
 import asyncio
-import inspect
 from collections import deque
 from collections.abc import Callable
 from threading import get_ident
-from time import monotonic
 from typing import Any, ClassVar, Final, cast
 
 from iodine_aio.clock import NEVER
@@ -19,43 +12,30 @@ from iodine_aio.logs import error_log
 from iodine_aio.protocols.callbacks import (
     PooledCallbacks,
     call_on_close,
-    drained_callback,
     in_pool,
     name_handler,
 )
-from iodine_aio.protocols.service import HELD_SECONDS, Service
+from iodine_aio.protocols.service import Service
 from iodine_aio.protocols.subscriptions import Called, Straight
-from iodine_aio.protocols.writing import CLOSED, CLOSING, OPEN, Writing
+from iodine_aio.protocols.turns import SLICE_BYTES, Turns
+from iodine_aio.protocols.writing import CLOSED, CLOSING, OPEN
 from iodine_aio.pubsub.broker import Message, Subscription
 from iodine_aio.wire.environ import Env
 
-SLICE_BYTES: Final = 16 * 1024  # what is parsed between two looks at the bounds
-MAX_WAITING: Final = 16  # callbacks that may wait before reading pauses
-MAX_TURN: Final = 256  # messages of one connection before others get their turn
 
-
-class Connection(Writing):
+class Connection(Turns):
     """What a handler writes to.
 
     Attributes:
         registry: the open connections of this kind, in this process.
         handler: the user's object, until its `on_close` has returned.
-        callbacks: what is called: the handler, or what calls it in the pool.
         env: the request that was upgraded, or None.
         timeout: seconds of silence before `expire` asks whether the peer is alive.
         deadline: when `expire` is to be called.
     """
 
     __slots__ = (
-        "_eof",
-        "_listens",
-        "_muted",
-        "_queue",
-        "_reading",
         "_subscriptions",
-        "_task",
-        "_unread",
-        "callbacks",
         "close_code",
         "close_reason",
         "deadline",
@@ -68,36 +48,19 @@ class Connection(Writing):
     registry: ClassVar[set["Connection"]]
 
     def __init__(self, service: Service, handler: Any, env: Env | None, timeout: float) -> None:
-        super().__init__(service)
-        self.handler = handler
-        self.use_callbacks(
-            PooledCallbacks(service, handler) if service.callbacks_in_pool else handler
+        super().__init__(
+            service, PooledCallbacks(service, handler) if service.callbacks_in_pool else handler
         )
+        self.handler = handler
         self.env = env
         self.timeout = timeout
         self.deadline = NEVER
         self.heard_at = 0.0
         self.close_code: int | None = None
         self.close_reason = ""
-        self._muted = False  # we have closed: what the peer still sends is not for the handler
-        self._eof = False
-        self._reading = True
-        self._queue: deque[tuple[Callable[..., Any], tuple[Any, ...]]] | None = None
-        self._task: asyncio.Future[Any] | None = None
-        self._unread = b""
         self._subscriptions: dict[tuple[str, bool], Connection | Called] | None = None
 
-    def use_callbacks(self, callbacks: Any) -> None:
-        """Has these called; before the connection is made."""
-        self.callbacks = callbacks
-        self._listens = callable(getattr(callbacks, "on_message", None))
-        self._drains = drained_callback(callbacks) is not None
-
     # What a kind of connection defines for itself.
-
-    def receive(self, data: bytes) -> int:
-        """Takes bytes from the peer; returns how many messages they held."""
-        raise NotImplementedError
 
     def deliver(self, message: Message) -> None:
         """Sends what was published to a channel; is called in the loop's thread."""
@@ -359,11 +322,6 @@ class Connection(Writing):
             self.deadline = clock.deadline(self.timeout)
             self.ask_for_life()
 
-    def fail(self, error: BaseException) -> None:
-        """A callback raised: this connection ends, nobody else's."""
-        error_log.error("a callback of %s raised", name_handler(self.callbacks), exc_info=error)
-        self.close(1011, "")
-
     def _end_writing(self) -> None:
         """From here on `write` is refused; what was written has `close_timeout` to go out."""
         if self._state == OPEN:
@@ -373,150 +331,6 @@ class Connection(Writing):
             self._leave_all()
             self._unsent = self.transport.get_write_buffer_size()
             self.deadline = self.service.clock.deadline(self.service.settings.close_timeout)
-
-    # Callbacks, one at a time.
-
-    def _call(self, function: Callable[..., Any], *args: Any) -> None:
-        callbacks, started = self.callbacks, monotonic()
-        try:
-            result = function(*args)
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:
-            self.fail(error)
-            return
-        if (seconds := monotonic() - started) > HELD_SECONDS:
-            self.service.name_held(name_handler(callbacks), seconds)
-        if result is not None:
-            self._follow(result)
-
-    def _follow(self, result: object) -> None:
-        task: asyncio.Future[Any]
-        if isinstance(result, asyncio.Future):
-            task = result
-        elif inspect.isawaitable(result):
-            task = self.service.start_task(result)
-        else:
-            return
-        if task.done():
-            self._report(task)
-        else:
-            self._task = task
-            task.add_done_callback(self._callback_done)
-
-    def _callback_done(self, task: "asyncio.Future[Any]") -> None:
-        self._task = None
-        self._report(task)
-        self._go_on()
-
-    def _report(self, task: "asyncio.Future[Any]") -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self.fail(error)
-
-    def _enqueue(self, function: Callable[..., Any], *args: Any) -> None:
-        if self._queue is None:
-            self._queue = deque()
-        self._queue.append((function, args))
-        if self._output is None:
-            self._go_on()
-        else:  # within a callback, perhaps
-            self.service.loop.call_soon(self._go_on)
-
-    def call_soon(self, function: Callable[..., Any], *args: Any) -> None:
-        """Calls `function(*args)` in its turn, and not before this call has returned."""
-        if self._queue is None:
-            self._queue = deque()
-            self.service.loop.call_soon(self._go_on)
-        self._queue.append((function, args))
-
-    def _wait_turn(self, payload: str | bytes) -> None:
-        if self._queue is None:
-            self._queue = deque()
-        self._queue.append((self._deliver, (payload,)))
-
-    def _deliver(self, payload: str | bytes) -> Any:
-        if self._muted or self.service.aborted:
-            return None
-        return self.callbacks.on_message(payload)
-
-    @property
-    def _free(self) -> bool:
-        """True if a message may be handed over at once."""
-        return self._task is None and self._queue is None and not self._paused
-
-    @property
-    def _lags(self) -> bool:
-        """True if nothing more should be read for now."""
-        return not self._muted and (
-            self._paused or (self._queue is not None and len(self._queue) >= MAX_WAITING)
-        )
-
-    def _go_on(self) -> None:
-        """Calls what waits, then takes what was read, as far as nothing holds it up."""
-        if self._output is not None:
-            return  # whoever keeps writes back is busy with just this
-        self._output = []
-        queue = self._queue
-        turn = 0
-        while queue and self._task is None and (not self._paused or self._state):
-            if turn == MAX_TURN:
-                self.service.loop.call_soon(self._go_on)
-                break
-            turn += 1
-            function, args = queue.popleft()
-            self._call(function, *args)
-        if queue is not None and not queue:
-            self._queue = None
-        if self._unread and not self._lags:
-            data, self._unread = self._unread, b""
-            self._take(data)
-        self._uncork()
-        if self._state == CLOSED or self._unread or self._lags:
-            return
-        if not self._reading:
-            self._reading = True
-            assert self.transport is not None
-            if not self.transport.is_closing():
-                self.transport.resume_reading()
-        if self._eof and self._task is None and self._queue is None:
-            self.close()
-
-    def _take(self, data: bytes) -> None:
-        """Parses what was read, in slices, and hands it over while nothing lags."""
-        self._output = [] if self._output is None else self._output
-        if len(data) <= SLICE_BYTES:
-            self.receive(data)
-        else:
-            position = 0
-            turn = 0
-            while position < len(data):
-                if self._lags or turn > MAX_TURN:
-                    self._unread = data[position:]
-                    self._hold_reading()
-                    if not self._lags:
-                        self.service.loop.call_soon(self._go_on)
-                    break
-                turn += self.receive(data[position : position + SLICE_BYTES])
-                position += SLICE_BYTES
-        self._end_turn()
-
-    def _end_turn(self) -> None:
-        self._uncork()
-        if self._lags:
-            self._hold_reading()
-        elif not self._reading or (self._queue is not None and self._task is None):
-            # The transport paused and resumed us while writes were kept back.
-            self.service.loop.call_soon(self._go_on)
-
-    def _hold_reading(self) -> None:
-        if self._reading and self._state == OPEN and self.transport is not None:
-            self._reading = False
-            self.transport.pause_reading()
-
-    def say_drained(self) -> None:
-        if self._drains and self._undrained and self._state == OPEN and not self.pending:
-            self._undrained = False
-            self._enqueue(cast(Callable[[], Any], drained_callback(self.callbacks)))
 
     def _say_closed(self) -> None:
         # Last of all; the handler keeps the connection, the connection lets go of it.
