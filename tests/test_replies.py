@@ -1,5 +1,9 @@
 """Responses that are still to come."""
 
+import asyncio
+
+import pytest
+
 from iodine_aio.replies import Reply
 
 
@@ -38,3 +42,15 @@ def test_reply_is_cancelled_while_it_is_to_come():
 
     assert (cancelled.cancelled(), answered.cancelled()) == (True, False)
     assert told == [answered, cancelled]
+
+
+def test_result_of_what_failed_raises():
+    """As that of a future does."""
+    failed, cancelled = Reply(), Reply()
+    failed.set_exception(KeyError("x"))
+    cancelled.cancel()
+
+    with pytest.raises(KeyError):
+        failed.result()
+    with pytest.raises(asyncio.CancelledError):
+        cancelled.result()

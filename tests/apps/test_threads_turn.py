@@ -76,3 +76,16 @@ async def test_request_that_the_pool_refuses_fails():
 
     with pytest.raises(UsageError, match="no more jobs"):
         await answer
+
+
+async def test_response_is_told_of_within_the_call_that_brings_it():
+    """Its connection does not wait for another turn of the loop."""
+    pool = Jobs()
+    app = ThreadedApp(lambda env: (200, {}, b"x"), Desk(pool), Settings())  # type: ignore[arg-type]
+    heard: list[Any] = []
+    app({}).add_done_callback(lambda reply: heard.append(reply.result()))
+    await asyncio.sleep(0)
+    ((run, *job),) = pool.jobs
+    run(*job)
+
+    assert heard == [(200, {}, b"x")]
