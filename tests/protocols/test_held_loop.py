@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import iodine_aio
-from iodine_aio.protocols import answering, connection, sending, websocket
+from iodine_aio.protocols import answering, sending, turns, websocket
 from tests.clients import connect, open_websocket, read_response
 from tests.frames import text_frame
 from tests.requests import KEPT
@@ -26,7 +26,7 @@ class Time:
 @pytest.fixture
 def time(monkeypatch: pytest.MonkeyPatch) -> Time:
     time = Time()
-    for module in (answering, connection, sending, websocket):
+    for module in (answering, sending, turns, websocket):
         monkeypatch.setattr(module, "monotonic", time)
     return time
 
