@@ -14,6 +14,7 @@ import pytest
 
 from tests.clients import read_response
 from tests.integration.workers import KEPT, WHO, Workers, serving
+from tests.requests import HANDSHAKE
 from tests.sockets import read_to_end
 
 pytestmark = [pytest.mark.slow, pytest.mark.one_loop]
@@ -168,6 +169,56 @@ def _listens(pid: int) -> bool:
         with contextlib.suppress(OSError):
             found.add(os.readlink(f"/proc/{pid}/fd/{number}"))
     return any(f"socket:[{inode}]" in found for inode in inodes)
+
+
+async def test_websocket_is_closed_with_1001_and_opened_again(tmp_path: Path):
+    """Its client finds the new worker at once."""
+    text = """
+    import os
+
+    class Greeting:
+        def on_open(self):
+            self.write(f"{os.getpid():08}")
+
+    def app(env):
+        env["upgrade.websocket"] = Greeting
+        return 101, {}, ""
+    """
+
+    async def open_one(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, int]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(HANDSHAKE)
+        await reader.readuntil(b"\r\n\r\n")
+        return reader, writer, int((await reader.readexactly(10))[2:])
+
+    with serving(tmp_path, text, "-w", "2") as server:
+        reader, writer, old = await open_one(server.port)
+        server.signal(signal.SIGHUP)
+        goodbye = await reader.readexactly(4)
+        writer.close()
+        _, other, new = await open_one(server.port)
+        await asyncio.to_thread(server.read_until, "workers were restarted")
+        other.close()
+        code, _ = server.stop()
+
+    assert goodbye == b"\x88\x02\x03\xe9"
+    assert old != new
+    assert code == 0
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(300)
+async def test_a_hundred_restarts_under_load(tmp_path: Path):
+    """Of all of them, no request fails."""
+    with serving(tmp_path, WHO, "-w", "2") as server:
+        load = Load(server.port)
+        async with load.running():
+            for _ in range(100):
+                await restart(server)
+        code, _ = server.stop()
+
+    assert load.failures == []
+    assert code == 0
 
 
 def test_connection_idle_for_too_long_is_closed(tmp_path: Path):

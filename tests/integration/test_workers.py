@@ -571,17 +571,25 @@ atexit.register(lambda: print("exit of", os.getpid(), flush=True))
 
 class Page:
     def call(self, env):
-        return 200, {}, str(os.getpid())
+        return 200, {{}}, str(os.getpid())
 
-server = iodine_aio.run(Page(), port=0, workers=2)
+{run}
 print("returned", type(server).__name__, server.running, server.url, flush=True)
 """
 
 
-def test_program_forks_with_the_app_that_it_was_given(tmp_path: Path):
+@pytest.mark.parametrize(
+    "run",
+    [
+        "server = iodine_aio.run(Page(), port=0, workers=2)",
+        "iodine_aio.workers = 2; server = iodine_aio.run(Page(), port=0)",
+        "iodine_aio.processes = 2; server = iodine_aio.run(Page(), port=0)",
+    ],
+)
+def test_program_forks_with_the_app_that_it_was_given(tmp_path: Path, run: str):
     """Only the parent comes back from `run`, and does what it wanted done at its exit."""
     path = tmp_path / "program.py"
-    path.write_text(PROGRAM)
+    path.write_text(PROGRAM.format(run=run))
     with subprocess.Popen(
         [sys.executable, "-W", "error", str(path)],
         stdout=subprocess.PIPE,
