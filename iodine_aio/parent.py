@@ -146,7 +146,7 @@ class Supervisor:
     def _next_time(self) -> float:
         """When something is due."""
         times = [self._watchdog.due]
-        if self._bridge is not None:
+        if self._bridge is not None and self._state != _STOPPING:
             times.append(self._bridge.due)
         times += [slot.start_at for slot in self._places]
         times += [child.deadline for child in self._children.alive]

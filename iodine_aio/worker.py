@@ -89,8 +89,8 @@ class Worker:
 
     def __init__(self, control: Control, link: socket.socket, server: Server) -> None:
         self._control: Final = control
-        self._link: Final = WorkerLink(link, broker.deliver)
         self._server: Final = server
+        server.set_engine(WorkerLink(link, broker.deliver))
         self._settings: Final = server.settings
         self._opener: Final = Opener(control)
         self._requests_left = 0
@@ -132,18 +132,13 @@ class Worker:
         self._control.sock.setblocking(False)
         loop.add_signal_handler(signal.SIGTERM, self._take_signal)
         server = self._server
-        await self._link.open()
-        broker.use_engine(self._link)
-        try:
-            server.start()
-            loop.add_reader(self._control.sock.fileno(), self._read)
-            loop.call_soon(self._read)
-            await server.started()
-            self._control.send("ready")
-            self._beat()
-            await server
-        finally:
-            await self._link.close()
+        server.start()
+        loop.add_reader(self._control.sock.fileno(), self._read)
+        loop.call_soon(self._read)
+        await server.started()
+        self._control.send("ready")
+        self._beat()
+        await server
 
     # What the parent says.
 

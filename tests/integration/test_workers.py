@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.redis_server import PROGRAM, RedisServer
 from tests.integration.workers import GET, KEPT, WHO, Workers, serving
 from tests.sockets import read_to_end
 
@@ -562,7 +563,7 @@ def _states(folder: Path) -> list[str]:
     return (folder / "states").read_text().splitlines()
 
 
-PROGRAM = """
+EMBEDDED = """
 import atexit, os, sys
 import iodine_aio
 
@@ -589,7 +590,7 @@ print("returned", type(server).__name__, server.running, server.url, flush=True)
 def test_program_forks_with_the_app_that_it_was_given(tmp_path: Path, run: str):
     """Only the parent comes back from `run`, and does what it wanted done at its exit."""
     path = tmp_path / "program.py"
-    path.write_text(PROGRAM.format(run=run))
+    path.write_text(EMBEDDED.format(run=run))
     with subprocess.Popen(
         [sys.executable, "-W", "error", str(path)],
         stdout=subprocess.PIPE,
@@ -646,3 +647,59 @@ def test_message_reaches_the_subscribers_of_other_workers(tmp_path: Path):
     for received in heard:
         assert sorted(received) == sorted(f"from {pid}\n" for pid in publishers)
     assert (code, errors) == (0, [])
+
+
+CHANNELS = """
+import os
+import iodine_aio
+
+class Listener(iodine_aio.Protocol):
+    def on_open(self):
+        self.subscribe("news")
+        self.write("begins\\n")
+
+iodine_aio.listen(0, Listener)
+
+def app(env):
+    if env["QUERY_STRING"]:
+        iodine_aio.publish("news", env["QUERY_STRING"] + "\\n")
+    return 200, {}, str(os.getpid())
+"""
+
+
+@pytest.mark.skipif(PROGRAM is None, reason="redis-server is not on PATH")
+def test_servers_with_workers_share_a_redis(tmp_path: Path):
+    """Each has one bridge, which is replaced when it dies, and ends last."""
+    other = tmp_path / "other"
+    other.mkdir()
+    with RedisServer(tmp_path) as redis:
+        words = ("-w", "2", "--preload", "--redis", redis.url)
+        with serving(tmp_path, CHANNELS, *words) as one, serving(other, CHANNELS, *words) as two:
+            address = ("127.0.0.1", two.raw_port)
+            with socket.create_connection(address, timeout=20) as sock, sock.makefile() as lines:
+                heard = [lines.readline()]
+                one.until(lambda: redis.listeners("news") == 1)
+                one.ask("/?first")
+                heard.append(lines.readline())
+                two.ask("/?second")
+                heard.append(lines.readline())
+                (bridge,) = two.workers() - _all_workers(two)
+                os.kill(bridge, signal.SIGKILL)
+                two.read_until("the bridge to Redis has ended; another takes its place")
+                two.until(lambda: redis.listeners("news") == 1)
+                one.ask("/?third")
+                heard.append(lines.readline())
+            ends = [one.stop(), two.stop()]
+
+            assert heard == ["begins\n", "first\n", "second\n", "third\n"]
+            assert [code for code, _ in ends] == [0, 0]
+            assert not one.has_orphans()
+            assert not two.has_orphans()
+
+
+def _all_workers(server: Workers) -> set[int]:
+    """The two that answer requests."""
+    found: set[int] = set()
+    while len(found) < 2:
+        found.add(int(server.ask("/quiet")))
+    return found
