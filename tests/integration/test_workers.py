@@ -1,7 +1,9 @@
 """Several processes serve: who answers, who starts, who ends, and what is said of it."""
 
+import itertools
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -630,7 +632,8 @@ def test_message_reaches_the_subscribers_of_other_workers(tmp_path: Path):
     iodine_aio.listen(0, Listener)
 
     def app(env):
-        iodine_aio.publish("news", f"from {os.getpid()}\\n")
+        said = "probe" if env["PATH_INFO"] == "/probe" else f"from {os.getpid()}"
+        iodine_aio.publish("news", f"{said}\\n")
         return 200, {}, str(os.getpid())
     """
     with serving(tmp_path, text, "-w", "2", "--preload") as server, ExitStack() as stack:
@@ -640,8 +643,19 @@ def test_message_reaches_the_subscribers_of_other_workers(tmp_path: Path):
             sock = stack.enter_context(socket.create_connection(address, timeout=20))
             lines = sock.makefile()
             listeners.append((lines.readline(), lines))
+
+        def all_hear() -> bool:
+            server.ask("/probe")
+            return len(select.select([lines for _, lines in listeners], [], [], 0)[0]) == len(
+                listeners
+            )
+
+        server.until(all_hear)  # what a worker listens to reaches the others after a while
         publishers = [server.ask() for _ in range(10)]
-        heard = [[lines.readline() for _ in publishers] for _, lines in listeners]
+        heard = [
+            list(itertools.islice((line for line in lines if line != "probe\n"), 10))
+            for _, lines in listeners
+        ]
         code, errors = server.stop()
 
     for received in heard:
@@ -686,6 +700,7 @@ def test_servers_with_workers_share_a_redis(tmp_path: Path):
                 (bridge,) = two.workers() - _all_workers(two)
                 os.kill(bridge, signal.SIGKILL)
                 two.read_until("the bridge to Redis has ended; another takes its place")
+                two.until(lambda: redis.listeners("news") == 0)
                 two.until(lambda: redis.listeners("news") == 1)
                 one.ask("/?third")
                 heard.append(lines.readline())
