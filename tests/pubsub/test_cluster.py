@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from iodine_aio.pubsub import cluster
+from iodine_aio.pubsub import cluster, outbox
 from iodine_aio.pubsub.broker import Broker, Message
 from iodine_aio.pubsub.cluster import Hub, WorkerLink
 from iodine_aio.pubsub.packets import (
@@ -242,9 +242,10 @@ def test_last_words_are_heard_of_a_process_that_is_removed(parent: Parent):
 
 
 def test_process_that_hangs_stalls_nobody_and_grows_nothing(
-    small_parent: Parent, caplog: pytest.LogCaptureFixture
+    small_parent: Parent, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
     """What it cannot take is dropped, counted, and told in one entry."""
+    monkeypatch.setattr(outbox, "SILENT_SECONDS", 3600.0)  # longer than a busy machine needs
     parent = small_parent
     one, two, hung = parent.process(), parent.process(), parent.process("worker 3")
     for process in (two, hung):
