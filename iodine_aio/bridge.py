@@ -18,7 +18,7 @@ _LAST_SECONDS: Final = 3.0
 _PROGRAM: Final = """
 import os, socket, sys
 from iodine_aio.logs import log_to_stderr
-from iodine_aio.pubsub.redis import run_bridge
+from iodine_aio.pubsub.bridge import run_bridge
 log_to_stderr(False)
 run_bridge(socket.socket(fileno=int(sys.argv[1])), os.environ.pop("_IODINE_BRIDGE_URL"))
 """

@@ -21,7 +21,8 @@ from iodine_aio.protocols.http1 import HTTPProtocol
 from iodine_aio.protocols.listening import RawAcceptor, check_raw_handler
 from iodine_aio.protocols.service import Served, Service
 from iodine_aio.pubsub.broker import CarryingEngine, ProcessEngine
-from iodine_aio.pubsub.redis import RedisEngine, require_redis
+from iodine_aio.pubsub.connections import require_redis
+from iodine_aio.pubsub.redis import RedisEngine
 from iodine_aio.settings import Settings
 from iodine_aio.wire.environ import Env, make_template
 

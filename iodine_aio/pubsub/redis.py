@@ -10,38 +10,24 @@ Redis counts channels over all of its databases, in bytes; see `encode_glob` for
 
 import asyncio
 import contextlib
-import importlib.util
 import os
 import random
-import signal
-import socket
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, Self
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
-from iodine_aio.errors import IodineError, ProtocolError, UsageError
+from iodine_aio.errors import ProtocolError
 from iodine_aio.logs import error_log, printable
-from iodine_aio.loop import new_event_loop
 from iodine_aio.pubsub.broker import Message
-from iodine_aio.pubsub.cluster import MAX_QUEUED_BYTES, Link
+from iodine_aio.pubsub.cluster import MAX_QUEUED_BYTES
+from iodine_aio.pubsub.connections import import_redis, make_pool
+from iodine_aio.pubsub.globs import Copies, encode_glob
 from iodine_aio.pubsub.outbox import Losses
-from iodine_aio.pubsub.packets import (
-    MAX_CHANNEL_BYTES,
-    MAX_DATA_BYTES,
-    ORIGIN_BYTES,
-    SUBSCRIBE,
-    SUBSCRIBE_PATTERN,
-    UNSUBSCRIBE_PATTERN,
-    Packet,
-    encode_envelope,
-    parse_envelope,
-)
-from iodine_aio.pubsub.patterns import Pattern, compile_pattern
+from iodine_aio.pubsub.packets import ORIGIN_BYTES, encode_envelope, parse_envelope
+from iodine_aio.pubsub.patterns import compile_pattern
 from iodine_aio.pubsub.urls import check_url, describe_url
 
-CONNECT_SECONDS: Final = 1.0
-SILENT_SECONDS: Final = 5.0  # without an answer, until a connection is given up
 PING_SECONDS: Final = 1.0
 
 _FIRST_PAUSE: Final = 0.05
@@ -51,101 +37,6 @@ _BATCH: Final = 500
 _LONG_SECONDS: Final = 2.0  # after which a connection was no failure
 _PONGS: Final = (b"PONG", [b"pong", b""])
 _MAX_NAMES: Final = 1000  # channels in one command
-
-
-def require_redis() -> None:
-    """Looks whether redis-py is there, and does not import it.
-
-    Raises:
-        UsageError: it is not installed.
-    """
-    if importlib.util.find_spec("redis") is None:
-        raise UsageError("redis-py is not installed: python -m pip install 'iodine_aio[redis]'")
-
-
-def _import_redis() -> Any:
-    """The package redis-py, which is not needed until now."""
-    require_redis()
-    import redis.asyncio
-    import redis.asyncio.retry
-    import redis.backoff
-    import redis.exceptions
-    import redis.retry
-
-    return redis
-
-
-def encode_glob(pattern: Pattern) -> bytes:
-    """A pattern of Redis that matches all that `pattern` does.
-
-    The language is the same but for two things. To Redis `?` and a class stand for one
-    byte, so that its `?` does not match "é"; where a character may be longer, it is asked
-    for more than is wanted, and the broker's own patterns decide. And to Redis only `^`
-    negates a class, here `!` does so too.
-    """
-    parts: list[str] = []
-    anything = False  # a star is due
-    for star, (negated, ranges) in pattern.places():
-        anything = anything or star
-        single = len(ranges) == 1 and ranges[0][0] == ranges[0][1]
-        if negated or not (single or all(high.isascii() for _, high in ranges)):
-            # A byte and whatever follows; its star waits, so that there are no two.
-            parts.append("?")
-            anything = True
-            continue
-        parts.append("*" * anything)
-        anything = False
-        parts.append(_escape(ranges[0][0]) if single else _encode_class(ranges))
-    parts.append("*" * (anything or pattern.open_end))
-    return "".join(parts).encode()
-
-
-def _encode_class(ranges: Iterable[tuple[str, str]]) -> str:
-    text = ""
-    for low, high in ranges:
-        if low == high:
-            text += _escape(low)
-        elif low in "\\]^":  # no backslash works in front of a range
-            return "?"
-        else:
-            text += f"{low}-{high}"
-    return f"[{text}]"
-
-
-def _escape(character: str) -> str:
-    return f"\\{character}" if character in "*?[]^-\\" else character
-
-
-class _Copies:
-    """Tells messages from their copies.
-
-    A message that is published once comes once for its channel, where that is subscribed
-    to, and once for each pattern that matches; all of them in a row, and no answer to a
-    command between them.
-    """
-
-    __slots__ = ("_message", "_seen")
-
-    def __init__(self) -> None:
-        self._message: tuple[bytes, bytes] | None = None
-        self._seen: set[bytes | None] = set()
-
-    def is_copy(self, glob: bytes | None, channel: bytes, value: bytes) -> bool:
-        """True if this one came before; `glob` is None of what came for its channel."""
-        message = (channel, value)
-        seen = self._seen
-        # The channel's own comes first. And the same one twice is another message.
-        if message != self._message or glob is None or glob in seen:
-            self._message = message
-            seen.clear()
-            seen.add(glob)
-            return False
-        seen.add(glob)
-        return True
-
-    def end_row(self) -> None:
-        """What comes now is no copy of what came before."""
-        self._message = None
 
 
 class RedisEngine:
@@ -173,8 +64,8 @@ class RedisEngine:
     ) -> None:
         self.lost = 0
         self._name: Final = describe_url(check_url(url))
-        self._redis: Final = _import_redis()
-        self._connections: Final = self._make_pool(url)
+        self._redis: Final = import_redis()
+        self._connections: Final = make_pool(url)
         self._deliver: Final = deliver
         self._origin: Final = os.urandom(ORIGIN_BYTES)
         self._channels: Final[set[bytes]] = set()
@@ -195,22 +86,6 @@ class RedisEngine:
         self._away_since: float | None = None
         self._told_lost = 0
         self._task: asyncio.Task[None] | None = None
-
-    def _make_pool(self, url: str) -> Any:
-        redis = self._redis
-        try:
-            pool = redis.asyncio.ConnectionPool.from_url(
-                url,
-                socket_connect_timeout=CONNECT_SECONDS,
-                socket_timeout=SILENT_SECONDS,
-                # It would publish twice, and connect again without a word.
-                retry=redis.asyncio.retry.Retry(redis.backoff.NoBackoff(), 0),
-            )
-        except (ValueError, TypeError) as error:
-            raise UsageError(f"the URL of Redis is malformed: {error}") from None
-        # Replies in the order of the commands, messages among them.
-        pool.connection_kwargs["protocol"] = 2
-        return pool
 
     @property
     def connected(self) -> bool:
@@ -390,7 +265,7 @@ class RedisEngine:
                 )
 
     async def _listen(self, connection: Any) -> None:
-        copies = _Copies()
+        copies = Copies()
         while True:
             response = await connection.read_response(disable_decoding=True)
             if not isinstance(response, list) or response[0] not in (b"message", b"pmessage"):
@@ -462,169 +337,3 @@ async def _end(tasks: Sequence[asyncio.Task[None]], seconds: float) -> None:
     for task in tasks:
         if not task.cancelled():
             task.exception()
-
-
-# The bridge: a process between the hub of a parent and Redis.
-
-
-def run_bridge(sock: socket.socket, url: str) -> None:
-    """Carries messages between a hub and Redis, until the link ends or SIGTERM comes.
-
-    What a process does that was forked for it. SIGINT is left to the parent.
-
-    Args:
-        sock: the other end is the hub's, added there with `bridge=True`.
-        url: see `check_url`.
-
-    Raises:
-        UsageError: the URL is malformed, or redis-py is not installed.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        runner.run(_bridge(sock, url))
-
-
-async def _bridge(sock: socket.socket, url: str) -> None:
-    ended = asyncio.Event()
-    too_long = Losses(f"longer than {MAX_DATA_BYTES} bytes")
-
-    def pass_on(message: Message) -> None:
-        if len(message.data) > MAX_DATA_BYTES or len(message.channel) > MAX_CHANNEL_BYTES // 4:
-            too_long.add()
-        else:
-            link.publish(message.channel, message.data)
-
-    def receive(packet: Packet) -> None:
-        kind, channel, data, _ = packet
-        if data is not None:
-            engine.publish(Message(channel, data))
-        elif kind in (SUBSCRIBE, SUBSCRIBE_PATTERN):
-            engine.subscribe(channel, kind == SUBSCRIBE_PATTERN)
-        else:
-            engine.unsubscribe(channel, kind == UNSUBSCRIBE_PATTERN)
-
-    engine = RedisEngine(url, pass_on)
-    link = Link(sock, receive, ended.set)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
-    await link.open()
-    await engine.open()
-    await ended.wait()
-    await engine.close()
-    await link.close()
-    too_long.tell()
-
-
-# Any other process.
-
-
-class Publisher:
-    """Publishes to the servers that share a Redis, from a process that is no server.
-
-        publisher = iodine_aio.Publisher("redis://localhost")
-        publisher.publish("news", "hello")  # in a coroutine: await publisher.publish_async(...)
-
-    May be used by several threads. It connects when it first publishes.
-
-    Args:
-        url: what the servers have, ``redis://host:port``, ``rediss://...``, ``unix:///path``.
-
-    Raises:
-        UsageError: the URL is malformed, or redis-py is not installed.
-    """
-
-    def __init__(self, url: str) -> None:
-        self._name: Final = describe_url(check_url(url))
-        self._url: Final = url
-        self._redis: Final = _import_redis()
-        self._origin: Final = os.urandom(ORIGIN_BYTES)
-        self._client: Any = self._make_client(self._redis, self._redis)
-        self._async_client: Any = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    def _make_client(self, package: Any, retry: Any) -> Any:
-        try:
-            return package.Redis.from_url(
-                self._url,
-                socket_connect_timeout=SILENT_SECONDS,
-                socket_timeout=SILENT_SECONDS,
-                # It would publish twice.
-                retry=retry.retry.Retry(self._redis.backoff.NoBackoff(), 0),
-            )
-        except (ValueError, TypeError) as error:
-            raise UsageError(f"the URL of Redis is malformed: {error}") from None
-
-    def publish(self, channel: str, data: str | bytes) -> int:
-        """Publishes `data`, and waits until Redis has it.
-
-        Returns:
-            How many servers it was handed to.
-
-        Raises:
-            UsageError: `channel` is no channel, or `data` neither str nor bytes.
-            ConnectionError: Redis cannot be reached, or does not answer; it may have the
-                message all the same.
-            IodineError: Redis refuses.
-        """
-        value = self._encode(channel, data)
-        try:
-            return int(self._client.publish(channel.encode(), value))
-        except (self._redis.exceptions.RedisError, OSError) as error:
-            raise self._translate(error) from error
-
-    async def publish_async(self, channel: str, data: str | bytes) -> int:
-        """Publishes `data`, as `publish` does, without holding the loop."""
-        value = self._encode(channel, data)
-        loop = asyncio.get_running_loop()
-        if self._loop is not loop:
-            self._async_client = self._make_client(self._redis.asyncio, self._redis.asyncio)
-            self._loop = loop
-        try:
-            return int(await self._async_client.publish(channel.encode(), value))
-        except (self._redis.exceptions.RedisError, OSError) as error:
-            raise self._translate(error) from error
-
-    def _encode(self, channel: object, data: object) -> bytes:
-        if not isinstance(channel, str) or not channel or len(channel) > MAX_CHANNEL_BYTES:
-            raise UsageError(f"channel is {channel!r:.80}, must be a str of a character or more")
-        if isinstance(data, (bytearray, memoryview)):
-            data = bytes(data)
-        elif not isinstance(data, (str, bytes)):
-            raise UsageError(f"cannot publish {type(data).__name__}, must be str or bytes")
-        try:
-            channel.encode()
-            value = encode_envelope(self._origin, data)
-        except UnicodeEncodeError as error:
-            raise UsageError(f"channel is no text: {error}") from None
-        if len(value) > MAX_DATA_BYTES:
-            raise UsageError(f"message of {len(value)} bytes, at most {MAX_DATA_BYTES}")
-        return value
-
-    def _translate(self, error: Exception) -> Exception:
-        redis = self._redis.exceptions
-        text = f"{self._name}: {printable(str(error))}"
-        if isinstance(error, (redis.ConnectionError, redis.TimeoutError, OSError)):
-            return ConnectionError(text)
-        return IodineError(text)
-
-    def close(self) -> None:
-        """Closes the connections of `publish`."""
-        self._client.close()
-
-    async def aclose(self) -> None:
-        """Closes all connections."""
-        self.close()
-        if self._async_client is not None:
-            await self._async_client.aclose()
-            self._async_client = self._loop = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()

@@ -18,7 +18,8 @@ from iodine_aio import channels
 from iodine_aio.pubsub.broker import Broker, Message, ProcessEngine
 from iodine_aio.pubsub.cluster import Hub, WorkerLink
 from iodine_aio.pubsub.patterns import compile_pattern
-from iodine_aio.pubsub.redis import Publisher, RedisEngine
+from iodine_aio.pubsub.publisher import Publisher
+from iodine_aio.pubsub.redis import RedisEngine
 from tests.clients import open_websocket
 from tests.integration.redis_server import PROGRAM, RedisServer
 
@@ -487,7 +488,7 @@ async def test_workers_publish_through_one_bridge(redis: RedisServer, tmp_path: 
 
 BRIDGE = """
 import socket, sys
-from iodine_aio.pubsub.redis import run_bridge
+from iodine_aio.pubsub.bridge import run_bridge
 run_bridge(socket.socket(fileno=int(sys.argv[1])), sys.argv[2])
 """
 

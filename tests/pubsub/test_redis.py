@@ -8,67 +8,11 @@ import pytest
 
 from iodine_aio.errors import UsageError
 from iodine_aio.pubsub.broker import Message
-from iodine_aio.pubsub.patterns import compile_pattern
-from iodine_aio.pubsub.redis import Publisher, RedisEngine, _Copies, encode_glob
+from iodine_aio.pubsub.publisher import Publisher
+from iodine_aio.pubsub.redis import RedisEngine
 from iodine_aio.settings import Settings
 
 NOWHERE = "unix:///nonexistent/redis.sock"
-
-
-@pytest.mark.parametrize(
-    ("pattern", "glob"),
-    [
-        ("room.*", b"room.*"),
-        ("*", b"*"),
-        ("**a**", b"*a*"),
-        ("", b""),
-        ("[a-z0-9_]", b"[a-z0-9_]"),
-        ("[x]", b"x"),
-        ("\\*\\?\\[\\\\", b"\\*\\?\\[\\\\"),
-        ("[]^-]", b"[\\]\\^\\-]"),
-        ("[]-a]", b"?"),
-        ("é", "é".encode()),
-        ("a?b", b"a?*b"),
-        ("a???", b"a???*"),
-        ("a?*?", b"a??*"),
-        ("[^a]x", b"?*x"),
-        ("[!a]x", b"?*x"),
-        ("[a-é]x", b"?*x"),
-    ],
-)
-def test_pattern_becomes_one_of_redis(pattern: str, glob: bytes):
-    """Where a character may be longer than a byte, one that asks for more."""
-    assert encode_glob(compile_pattern(pattern)) == glob
-
-
-def test_copies_of_a_message_are_told_from_the_same_said_twice():
-    """A channel's own comes first, then one for each pattern, in any order."""
-    copies = _Copies()
-    rows = [
-        (None, b"a", b"1", False),
-        (b"p", b"a", b"1", True),
-        (b"q", b"a", b"1", True),
-        (None, b"a", b"1", False),
-        (b"q", b"a", b"1", True),
-        (b"p", b"a", b"1", True),
-        (b"p", b"b", b"1", False),
-        (b"q", b"b", b"1", True),
-        (b"q", b"b", b"1", False),
-        (b"p", b"b", b"1", True),
-        (b"p", b"b", b"2", False),
-    ]
-
-    assert [copies.is_copy(*row[:3]) for row in rows] == [row[3] for row in rows]
-
-
-def test_message_behind_an_answer_is_no_copy():
-    """Between them something was subscribed to, or no more."""
-    copies = _Copies()
-    first = copies.is_copy(b"p", b"a", b"1")
-    copies.end_row()
-    second = copies.is_copy(b"q", b"a", b"1")
-
-    assert (first, second) == (False, False)
 
 
 @pytest.mark.parametrize("make", [Publisher, lambda url: RedisEngine(url, print)])
@@ -78,32 +22,6 @@ def test_malformed_url_is_refused_at_once(make: object, url: str):
     assert callable(make)
     with pytest.raises(UsageError, match="the URL of Redis"):
         make(url)
-
-
-@pytest.mark.parametrize(
-    ("channel", "data"),
-    [("", "x"), (b"news", "x"), ("c" * 70_000, "x"), ("\ud800", "x"), ("news", 3), ("news", None)],
-)
-def test_publisher_refuses_what_is_no_message(channel: object, data: object):
-    """As publish() of a server does."""
-    with Publisher(NOWHERE) as publisher, pytest.raises(UsageError):
-        publisher.publish(channel, data)  # type: ignore[arg-type]
-
-
-def test_publisher_without_redis_raises_connection_error():
-    """The caller decides whether to try again; the URL's place is named."""
-    with (
-        Publisher(NOWHERE) as publisher,
-        pytest.raises(ConnectionError, match="Redis at /nonexistent"),
-    ):
-        publisher.publish("news", "x")
-
-
-async def test_async_publisher_without_redis_raises_connection_error():
-    """In a coroutine, too."""
-    async with Publisher(NOWHERE) as publisher:
-        with pytest.raises(ConnectionError, match="Redis at /nonexistent"):
-            await publisher.publish_async("news", "x")
 
 
 async def test_queue_for_a_redis_that_is_away_is_bounded(caplog: pytest.LogCaptureFixture):
