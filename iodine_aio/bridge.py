@@ -8,7 +8,7 @@ import time
 from typing import Final
 
 from iodine_aio.logs import error_log
-from iodine_aio.pubsub.cluster import Hub
+from iodine_aio.pubsub.hub import Hub
 
 _NEVER: Final = float("inf")
 _PAUSE: Final = 1.0  # seconds before a bridge that has ended is replaced

@@ -13,7 +13,7 @@ from typing import Any, Final, NoReturn
 from iodine_aio import lifecycle
 from iodine_aio.control import Control, make_pair
 from iodine_aio.errors import EXIT_STARTUP, StartupError
-from iodine_aio.pubsub.cluster import Hub
+from iodine_aio.pubsub.hub import Hub
 from iodine_aio.signals import SignalPipe
 from iodine_aio.slots import Key, SlotSockets
 from iodine_aio.worker import flush_outputs

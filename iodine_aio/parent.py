@@ -18,7 +18,7 @@ from iodine_aio.control import Words
 from iodine_aio.errors import StartupError
 from iodine_aio.logs import error_log
 from iodine_aio.places import NEVER, Places, Slot
-from iodine_aio.pubsub.cluster import Hub
+from iodine_aio.pubsub.hub import Hub
 from iodine_aio.server import Server
 from iodine_aio.signals import SignalPipe
 from iodine_aio.slots import SlotSockets

@@ -23,7 +23,7 @@ from iodine_aio.logs import error_log
 from iodine_aio.loop import new_event_loop
 from iodine_aio.memory import resident_bytes
 from iodine_aio.protocols.writing import number_connections
-from iodine_aio.pubsub.cluster import WorkerLink
+from iodine_aio.pubsub.worker_link import WorkerLink
 from iodine_aio.server import Server
 
 _ORPHAN_SECONDS: Final = 1.0  # what connections get when the parent has gone

@@ -9,7 +9,6 @@ import socket
 
 from iodine_aio.loop import new_event_loop
 from iodine_aio.pubsub.broker import Message
-from iodine_aio.pubsub.cluster import Link
 from iodine_aio.pubsub.outbox import Losses
 from iodine_aio.pubsub.packets import (
     MAX_CHANNEL_BYTES,
@@ -20,6 +19,7 @@ from iodine_aio.pubsub.packets import (
     Packet,
 )
 from iodine_aio.pubsub.redis import RedisEngine
+from iodine_aio.pubsub.worker_link import Link
 
 
 def run_bridge(sock: socket.socket, url: str) -> None:

@@ -11,6 +11,8 @@ from iodine_aio.pubsub.packets import (
     encode_announcement,
 )
 
+MAX_QUEUED_BYTES: Final = 8 * 1024 * 1024  # in each direction
+WRITE_BYTES: Final = 64 * 1024  # taken for one write
 SILENT_SECONDS: Final = 10.0  # between two entries of one Losses
 
 

@@ -16,10 +16,11 @@ import pytest
 
 from iodine_aio import channels
 from iodine_aio.pubsub.broker import Broker, Message, ProcessEngine
-from iodine_aio.pubsub.cluster import Hub, WorkerLink
+from iodine_aio.pubsub.hub import Hub
 from iodine_aio.pubsub.patterns import compile_pattern
 from iodine_aio.pubsub.publisher import Publisher
 from iodine_aio.pubsub.redis import RedisEngine
+from iodine_aio.pubsub.worker_link import WorkerLink
 from tests.clients import open_websocket
 from tests.integration.redis_server import PROGRAM, RedisServer
 
