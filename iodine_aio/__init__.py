@@ -1,6 +1,6 @@
 """HTTP, WebSocket and raw TCP behind one callable, inside your asyncio program or alone."""
 
-from iodine_aio.channels import Messages, publish, subscribe, unsubscribe
+from iodine_aio.channels import publish, subscribe, unsubscribe
 from iodine_aio.errors import (
     IodineError,
     LoadError,
@@ -17,6 +17,7 @@ from iodine_aio.pubsub.publisher import Publisher
 from iodine_aio.server import Server
 from iodine_aio.serving import listen, serve
 from iodine_aio.settings import Settings
+from iodine_aio.subscriptions import Messages
 from iodine_aio.supervisor import run
 from iodine_aio.wire.environ import Env
 from iodine_aio.wire.events import Event

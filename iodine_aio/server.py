@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
-from iodine_aio import channels, lifecycle
+from iodine_aio import homes, lifecycle
 from iodine_aio.apps.application import Lifespan
 from iodine_aio.apps.build import build_app
 from iodine_aio.apps.file_bodies import FileBodies
@@ -201,7 +201,7 @@ class Server:
         service.descriptor_ceiling, service.descriptor_brim, _ = levels
         service.rest = self._listeners.rest
         service.start(loop)
-        service.broker = channels.enter_loop(loop, service.post, self.settings)
+        service.broker = homes.enter_loop(loop, service.post, self.settings)
         lifecycle.enter_loop(loop)
         try:
             await self._open_engine()
@@ -221,7 +221,7 @@ class Server:
             raise
 
     async def _open_engine(self) -> None:
-        broker = channels.broker
+        broker = homes.broker
         if not isinstance(broker.engine, ProcessEngine):
             self._engine = None  # another server's carries already
             return
@@ -236,8 +236,8 @@ class Server:
 
     async def _close_engine(self) -> None:
         if self._engine is not None:
-            if channels.broker.engine is self._engine:
-                channels.broker.use_engine(ProcessEngine())
+            if homes.broker.engine is self._engine:
+                homes.broker.use_engine(ProcessEngine())
             await self._engine.close()
 
     async def _listen(self, sock: socket.socket) -> None:
@@ -386,7 +386,7 @@ class Server:
             if self._leads:
                 await lifecycle.enter_state("on_finish")
             await self._close_engine()
-            channels.leave_loop(loop, service.post)
+            homes.leave_loop(loop, service.post)
             lifecycle.leave_loop(loop)
             assert self._stopped is not None
             if not self._stopped.done():

@@ -16,9 +16,9 @@ from typing import Any, Final
 
 from iodine_aio import lifecycle
 from iodine_aio.binds import Bind, delegate_opening
-from iodine_aio.channels import broker
 from iodine_aio.control import MAX_TEXT, Control, Line, Words
 from iodine_aio.errors import EXIT_APP, EXIT_BIND, EXIT_STARTUP, LoadError, StartupError, UsageError
+from iodine_aio.homes import broker
 from iodine_aio.logs import error_log
 from iodine_aio.loop import new_event_loop
 from iodine_aio.memory import resident_bytes

@@ -9,7 +9,7 @@ import weakref
 import pytest
 
 import iodine_aio
-from iodine_aio import channels
+from iodine_aio import homes
 from iodine_aio.errors import UsageError
 from tests.clients import WebSocketClient, connect, open_websocket, read_head
 from tests.frames import TEXT, text_frame
@@ -23,8 +23,8 @@ def nothing_left():
     """Every test ends what it began."""
     yield
     gc.collect()
-    assert channels.broker._channels == {}
-    assert channels.broker._patterns == {}
+    assert homes.broker._channels == {}
+    assert homes.broker._patterns == {}
 
 
 async def until(condition):
@@ -96,7 +96,7 @@ async def test_thread_that_publishes_faster_than_the_loop_is_told():
     async with iodine_aio.serve(hello, port=0, **limits):
         heard, taken = [], []
         subscription = iodine_aio.subscribe("room", heard.append)
-        dropped = channels.broker.dropped
+        dropped = homes.broker.dropped
         thread = threading.Thread(
             target=lambda: taken.extend([iodine_aio.publish("room", "x" * 100) for _ in range(20)])
         )
@@ -105,7 +105,7 @@ async def test_thread_that_publishes_faster_than_the_loop_is_told():
         await until(lambda: len(heard) == 11)
 
         assert taken == [True] * 11 + [False] * 9
-        assert channels.broker.dropped - dropped == 9
+        assert homes.broker.dropped - dropped == 9
         assert iodine_aio.publish("room", "again")
         await until(lambda: len(heard) == 12)
         subscription.cancel()
@@ -233,7 +233,7 @@ async def test_break_ends_a_subscription_that_nobody_holds():
     async for _ in publishing_soon(iodine_aio.subscribe("r*", pattern=True)):
         break
 
-    assert channels.broker.channel_count == 0
+    assert homes.broker.channel_count == 0
 
 
 def publishing_soon(messages):
@@ -275,9 +275,9 @@ async def test_cancelled_loop_ends_its_subscription():
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert channels.broker.has("room")
+        assert homes.broker.has("room")
 
-    assert not channels.broker.has("room")
+    assert not homes.broker.has("room")
 
 
 @pytest.mark.parametrize("factory", LOOP_FACTORIES.values(), ids=LOOP_FACTORIES)
@@ -291,14 +291,14 @@ def test_subscription_ends_with_its_loop(factory):
     async def main():
         listening = asyncio.create_task(listen())
         await asyncio.sleep(0)
-        assert channels.broker.has("room")
+        assert homes.broker.has("room")
         return listening
 
     with asyncio.Runner(loop_factory=factory) as runner:
         runner.run(main())
     gc.collect()
 
-    assert not channels.broker.has("room")
+    assert not homes.broker.has("room")
 
 
 async def test_messages_that_nobody_takes_are_bounded():
@@ -379,7 +379,7 @@ def test_servers_of_several_threads_are_one_process(factory):
                 await read_head(reader)
                 clients.append(WebSocketClient(server, reader, writer))
             # A subscription of another thread is on its way for a moment.
-            await until(lambda: len(channels.broker._channels.get("room", ())) == len(servers))
+            await until(lambda: len(homes.broker._channels.get("room", ())) == len(servers))
             for speaker in clients:
                 speaker.send(text_frame("hi"))
                 for client in clients:
@@ -390,8 +390,8 @@ def test_servers_of_several_threads_are_one_process(factory):
 
     with elsewhere(factory, serve):
         with elsewhere(factory, serve):
-            assert servers[0]._service.broker is channels.broker
-            assert servers[1]._service.broker is not channels.broker
+            assert servers[0]._service.broker is homes.broker
+            assert servers[1]._service.broker is not homes.broker
             asyncio.run(asyncio.wait_for(talk(), 20))
         servers.pop()
         asyncio.run(asyncio.wait_for(talk(), 20))

@@ -82,7 +82,10 @@ def test_apps_know_nothing_of_protocols_or_server(name: str):
 @pytest.mark.parametrize("name", modules_of("pubsub"))
 def test_pubsub_knows_nothing_of_protocols_or_server(name: str):
     """A subscriber is anything with `deliver`."""
-    above = ("protocols", "server", "supervisor", "channels", "cli", "apps")
+    above = (
+        *("protocols", "server", "supervisor", "homes", "subscriptions", "channels"),
+        *("cli", "apps"),
+    )
 
     assert not [i for i in IMPORTS[name] if inside(i, *(f"iodine_aio.{a}" for a in above))]
 

@@ -14,7 +14,7 @@ from typing import Self
 
 import pytest
 
-from iodine_aio import channels
+from iodine_aio import homes
 from iodine_aio.pubsub.broker import Broker, Message, ProcessEngine
 from iodine_aio.pubsub.hub import Hub
 from iodine_aio.pubsub.patterns import compile_pattern
@@ -435,7 +435,7 @@ async def test_server_with_redis_url_carries_messages_of_its_connections(redis: 
 
     assert (own, theirs, plain) == ((1, b"hi"), (2, b"there"), (1, b"cli"))
     assert ear.data == ["hi", b"there", "cli"]
-    assert isinstance(channels.broker.engine, ProcessEngine)
+    assert isinstance(homes.broker.engine, ProcessEngine)
 
 
 PROGRAM_OF_WORKERS = """
