@@ -7,7 +7,6 @@ import traceback
 from collections.abc import Sequence
 from typing import Any, Final, NoReturn
 
-from iodine_aio import systemd
 from iodine_aio.binds import Bind, parse_bind
 from iodine_aio.descriptors import raise_descriptor_limit
 from iodine_aio.errors import (
@@ -23,6 +22,7 @@ from iodine_aio.logs import log_to_stderr
 from iodine_aio.server import Server
 from iodine_aio.serving import join_prepared
 from iodine_aio.settings import KIB, MIB, Settings
+from iodine_aio.supervision import systemd
 from iodine_aio.supervisor import run_process, run_workers
 
 _DEFAULTS: Final = Settings()

@@ -11,16 +11,16 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from iodine_aio import systemd
 from iodine_aio.binds import Bind
 from iodine_aio.descriptors import raise_descriptor_limit
 from iodine_aio.errors import StartupError, UsageError
 from iodine_aio.loop import new_event_loop
-from iodine_aio.parent import Supervisor
 from iodine_aio.server import Server
 from iodine_aio.serving import make_server
-from iodine_aio.slots import SlotSockets
-from iodine_aio.worker import Load
+from iodine_aio.supervision import systemd
+from iodine_aio.supervision.parent import Supervisor
+from iodine_aio.supervision.slots import SlotSockets
+from iodine_aio.supervision.worker import Load
 
 _STOP_SIGNALS: Final = (int(signal.SIGINT), int(signal.SIGTERM))
 

@@ -68,7 +68,17 @@ def test_wire_imports_only_errors_wire_and_what_does_no_io(name: str):
 @pytest.mark.parametrize("name", modules_of("protocols"))
 def test_protocols_know_nothing_of_who_starts_them(name: str):
     """A protocol is given its service; it never reaches for the server or the process."""
-    above = ("server", "supervisor", "cli", "loading", "lifecycle", "apps", "binds", "loop")
+    above = (
+        "server",
+        "supervision",
+        "supervisor",
+        "cli",
+        "loading",
+        "lifecycle",
+        "apps",
+        "binds",
+        "loop",
+    )
 
     assert not [i for i in IMPORTS[name] if inside(i, *(f"iodine_aio.{a}" for a in above))]
 

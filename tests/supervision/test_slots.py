@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from iodine_aio.binds import Bind
-from iodine_aio.slots import SlotSockets
+from iodine_aio.supervision.slots import SlotSockets
 
 ANY = Bind("127.0.0.1", 0)
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="one socket for all")

@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, NoReturn
 
 from iodine_aio import lifecycle
-from iodine_aio.control import Control, make_pair
 from iodine_aio.errors import EXIT_STARTUP, StartupError
 from iodine_aio.pubsub.hub import Hub
-from iodine_aio.signals import SignalPipe
-from iodine_aio.slots import Key, SlotSockets
-from iodine_aio.worker import flush_outputs
+from iodine_aio.supervision.control import Control, make_pair
+from iodine_aio.supervision.signals import SignalPipe
+from iodine_aio.supervision.slots import Key, SlotSockets
+from iodine_aio.supervision.worker import flush_outputs
 
 # What a worker does, with its ends of the two lines to its parent; returns its exit code.
 Work = Callable[[Control, socket.socket], int]

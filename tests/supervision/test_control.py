@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from iodine_aio.control import MAX_LINE_BYTES, Control, make_pair
+from iodine_aio.supervision.control import MAX_LINE_BYTES, Control, make_pair
 
 
 @pytest.fixture

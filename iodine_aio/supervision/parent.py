@@ -11,18 +11,19 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from iodine_aio import lifecycle, systemd
-from iodine_aio.bridge import Bridge
-from iodine_aio.children import Child, Children, describe_end, enter_state
-from iodine_aio.control import Words
+from iodine_aio import lifecycle
 from iodine_aio.errors import StartupError
 from iodine_aio.logs import error_log
-from iodine_aio.places import NEVER, Places, Slot
 from iodine_aio.pubsub.hub import Hub
 from iodine_aio.server import Server
-from iodine_aio.signals import SignalPipe
-from iodine_aio.slots import SlotSockets
-from iodine_aio.worker import Load, Worker
+from iodine_aio.supervision import systemd
+from iodine_aio.supervision.bridge import Bridge
+from iodine_aio.supervision.children import Child, Children, describe_end, enter_state
+from iodine_aio.supervision.control import Words
+from iodine_aio.supervision.places import NEVER, Places, Slot
+from iodine_aio.supervision.signals import SignalPipe
+from iodine_aio.supervision.slots import SlotSockets
+from iodine_aio.supervision.worker import Load, Worker
 
 _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 _RESTART_SIGNALS: Final = (signal.SIGHUP, signal.SIGUSR1)

@@ -16,15 +16,15 @@ from typing import Any, Final
 
 from iodine_aio import lifecycle
 from iodine_aio.binds import Bind, delegate_opening
-from iodine_aio.control import MAX_TEXT, Control, Line, Words
 from iodine_aio.errors import EXIT_APP, EXIT_BIND, EXIT_STARTUP, LoadError, StartupError, UsageError
 from iodine_aio.homes import broker
 from iodine_aio.logs import error_log
 from iodine_aio.loop import new_event_loop
-from iodine_aio.memory import resident_bytes
 from iodine_aio.protocols.writing import number_connections
 from iodine_aio.pubsub.worker_link import WorkerLink
 from iodine_aio.server import Server
+from iodine_aio.supervision.control import MAX_TEXT, Control, Line, Words
+from iodine_aio.supervision.memory import resident_bytes
 
 _ORPHAN_SECONDS: Final = 1.0  # what connections get when the parent has gone
 _LAST_SECONDS: Final = 0.8  # until an orphan that has not ended yet is ended

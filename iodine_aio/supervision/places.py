@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from iodine_aio.binds import Bind, parse_bind
-from iodine_aio.children import Child, Children
 from iodine_aio.errors import StartupError, UsageError
 from iodine_aio.logs import error_log
-from iodine_aio.slots import SlotSockets
+from iodine_aio.supervision.children import Child, Children
+from iodine_aio.supervision.slots import SlotSockets
 
 NEVER: Final = float("inf")
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from iodine_aio.systemd import Watchdog, notify, take_descriptors
+from iodine_aio.supervision.systemd import Watchdog, notify, take_descriptors
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,1 @@
+"""The processes of one server: a parent that watches, and workers that serve."""
