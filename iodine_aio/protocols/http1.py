@@ -49,7 +49,6 @@ class HTTPProtocol(Answering):
     """
 
     __slots__ = (
-        "_body",
         "_body_cut",
         "_empty_lines",
         "_eof",
@@ -66,8 +65,7 @@ class HTTPProtocol(Answering):
         self._peer = ("", "")
         self._unread = b""  # what was read and is not part of an answered request yet
         self._position = 0  # how much of it is, during a turn
-        self._body: WholeBody | RequestStream | None = None  # until its request is answered
-        self._body_cut = False
+        self._body_cut = False  # where it ends, only bytes that are not awaited could say
         self._empty_lines = 0
         self._reading = True
         self._eof = False
@@ -395,13 +393,18 @@ class HTTPProtocol(Answering):
         if body is not None:
             body.close()
 
-    def _pass_over(self, body: WholeBody | RequestStream) -> bool:
-        """Drops what was read of a body that its app did not want; True if that was all."""
-        with contextlib.suppress(ProtocolError):
-            self._position += body.feed(self._unread[self._position :])
-        if not self._in_turn:
-            self._unread = self._unread[self._position :]
-            self._position = 0
+    def read_ahead(self) -> bool:
+        """Takes what was read of the request's body; True if that was the rest of it."""
+        body = self._body
+        assert body is not None
+        if not body.done and not self._body_cut:
+            with contextlib.suppress(ProtocolError):
+                self._position += body.feed(self._unread[self._position :])
+            if not self._in_turn:
+                self._unread = self._unread[self._position :]
+                self._position = 0
+            # What is malformed is not looked at again, in whatever state it left its reader.
+            self._body_cut = not body.done
         return body.done
 
     def _hold_reading(self) -> None:
@@ -418,10 +421,8 @@ class HTTPProtocol(Answering):
 
     def request_answered(self) -> None:
         if self._body is not None:
-            if not self._body.done and not self._pass_over(self._body):
-                # Its app wanted no more of it, and where it ends, only its bytes could say.
+            if not self.read_ahead():  # its app wanted no more of it
                 self._state = CLOSING
-                self._body_cut = True
             self._body.close()
             self._body = None
         if self._in_turn:

@@ -13,6 +13,7 @@ from typing import Final, cast
 from iodine_aio.clock import NEVER
 from iodine_aio.errors import ProtocolError, ResponseError
 from iodine_aio.protocols.heads import TELLING
+from iodine_aio.protocols.receiving import RequestStream, WholeBody
 from iodine_aio.protocols.service import Service
 from iodine_aio.protocols.writing import FLUSH_BYTES, half_close
 from iodine_aio.wire.environ import Env
@@ -37,6 +38,7 @@ class Responding(asyncio.Protocol):
     """
 
     __slots__ = (
+        "_body",
         "_env",
         "_in_turn",
         "_keep_alive",
@@ -62,11 +64,16 @@ class Responding(asyncio.Protocol):
         self._kept = 0
         self._unsent = 0
         self._keep_alive = True
+        self._body: WholeBody | RequestStream | None = None  # until its request is answered
         self._env: Env | None = None  # of the request that is being answered
         self._started = 0.0
 
     def response_ended(self) -> None:
         """The response is whole: on to the next request, another protocol, or the end."""
+        raise NotImplementedError
+
+    def read_ahead(self) -> bool:
+        """Takes what was read of the request's body; True if that was the rest of it."""
         raise NotImplementedError
 
     # Writing.
@@ -137,6 +144,16 @@ class Responding(asyncio.Protocol):
 
     def _send_head(self, head: ResponseHead, size_field: str, payload: bytes | None) -> None:
         """Sends the head, and the whole body with it unless that is None."""
+        # "The server SHOULD send a close connection option in its final response on that
+        # connection" - RFC 9112, 9.6. What is streamed may still read its request while it
+        # goes out, so that its head cannot know; but for a refusal or a redirect, which
+        # the client may take as its sign to send no more (9.5).
+        if (
+            self._body is not None
+            and (payload is not None or head.status >= 300)
+            and not self.read_ahead()
+        ):
+            self._keep_alive = False
         keep_alive = self._keep_alive = self._keep_alive and not self.service.stopping
         assert self._env is not None or not keep_alive
         date = "" if head.dated else self.service.clock.date_line

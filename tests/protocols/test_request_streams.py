@@ -101,7 +101,64 @@ async def test_app_that_refuses_unread_sends_no_continue():
         data = await reader.read()
 
     assert data.startswith(b"HTTP/1.1 403 ")
+    assert b"\r\nConnection: close\r\n" in data
     assert data.endswith(b"no")
+
+
+def pieces_of(*pieces: str) -> Any:
+    async def generate() -> Any:
+        for piece in pieces:
+            yield piece
+
+    return generate()
+
+
+EARLY = {
+    "whole": lambda: (200, {}, "early"),
+    "refused": lambda: (413, {}, "early"),
+    "streamed and refused": lambda: (413, {}, pieces_of("ear", "ly")),
+    "moved": lambda: (307, {"Location": "/"}, pieces_of("early")),
+    "nothing": lambda: (204, {}, ""),
+}
+
+
+@pytest.mark.parametrize("kind", EARLY)
+@pytest.mark.parametrize("framing", [b"Content-Length: 9\r\n\r\nabc", b""])
+async def test_answer_ahead_of_the_body_announces_the_end(kind: str, framing: bytes):
+    """A client that knows sends nothing more, neither of this request nor another (RFC 9112, 9.6).
+
+    So does the answer to a body that is malformed, of which nobody knows where it ends.
+    """
+
+    def app(env: dict[str, Any]) -> Any:
+        return EARLY[kind]()
+
+    async with connected(streaming(app)) as (reader, writer):
+        writer.write(HEAD + (framing or b"Transfer-Encoding: chunked\r\n\r\nx\r\n"))
+        _, fields = await read_head(reader)
+
+    assert ("connection", "close") in fields
+
+
+async def test_answer_that_reads_its_request_announces_nothing():
+    """A client told to close would send no more of the body that the app still reads."""
+
+    async def app(env: dict[str, Any]) -> Any:
+        async def pieces() -> Any:
+            yield "begun"
+            while await env["iodine_aio.body"].read():
+                pass
+
+        return 200, {}, pieces()
+
+    async with connected(streaming(app)) as (reader, writer):
+        writer.write(HEAD + b"Content-Length: 6\r\n\r\nabc")
+        _, first = await read_head(reader)
+        writer.write(b"def" + b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        await reader.readuntil(b"0\r\n\r\n")
+        _, second = await read_head(reader)
+
+    assert "connection" not in dict(first + second)
 
 
 async def test_body_that_was_not_read_is_never_a_request():
@@ -123,23 +180,29 @@ async def test_body_that_was_not_read_is_never_a_request():
     assert calls == 1
 
 
+@pytest.mark.parametrize("status", [200, 401])
+@pytest.mark.parametrize("streams", [False, True])
 @pytest.mark.parametrize(
     "body",
     [b"Content-Length: 3\r\n\r\nabc", b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"],
 )
-async def test_body_that_was_not_read_but_has_come_costs_no_connection(body: bytes):
+async def test_body_that_was_not_read_but_has_come_costs_no_connection(
+    body: bytes, streams: bool, status: int
+):
     """The app answers within the turn that has read its request, and the next one is served."""
 
     def app(env: dict[str, Any]) -> Any:
-        return 200, {}, env["PATH_INFO"]
+        path = env["PATH_INFO"]
+        return status, {}, pieces_of(path) if streams else path
 
     next_request = b"GET /next HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
     async with connected(streaming(app)) as (reader, writer):
         writer.write(HEAD + body + next_request)
         data = await reader.read()
 
-    assert data.count(b"HTTP/1.1 200 ") == 2
-    assert data.endswith(b"/next")
+    assert data.count(b"HTTP/1.1 %d " % status) == 2
+    assert data.count(b"Connection: close") == 1  # as the second request asks
+    assert b"/next" in data
 
 
 async def test_malformed_body_that_was_not_read_ends_the_connection():
