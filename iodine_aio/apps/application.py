@@ -15,6 +15,7 @@ class Host(Protocol):
 
     pool: Pool
     loop: asyncio.AbstractEventLoop
+    busy_page: bytes | None
 
     @property
     def clock(self) -> Clock:

@@ -19,12 +19,12 @@ from iodine_aio.errors import ClientGoneError, UsageError
 from iodine_aio.logs import error_log
 from iodine_aio.replies import Reply
 from iodine_aio.settings import Settings
+from iodine_aio.wire.busy import answer_busy
 from iodine_aio.wire.environ import Env
 
 BATCH_BYTES: Final = 128 * 1024  # of what a thread has made, for one write
 
 _WHOLE: Final = (bytes, str, list, tuple, bytearray, memoryview)
-_BUSY: Final = (503, [("Content-Type", "text/plain; charset=utf-8"), ("Retry-After", "1")])
 
 
 class ThreadedApp:
@@ -45,7 +45,7 @@ class ThreadedApp:
     def __call__(self, env: Env) -> Any:
         calls = self._calls
         if self._host.pool.waiting + len(calls) >= self._settings.max_waiting:
-            return (*_BUSY, "All threads are busy.")
+            return answer_busy(self._host.busy_page)
         delivery = Delivery(self._host, self._settings)
         if not calls:
             self._host.loop.call_soon(self._submit)

@@ -11,6 +11,8 @@ from iodine_aio.protocols.service import Service
 from iodine_aio.protocols.tcp import TCPProtocol
 from iodine_aio.protocols.upgrade import Successor, switch_protocol
 from iodine_aio.protocols.writing import half_close
+from iodine_aio.wire.busy import answer_busy
+from iodine_aio.wire.response import parse_status
 
 _LINGER_SECONDS: Final = 1.0
 
@@ -93,11 +95,11 @@ def encode_busy(page: bytes | None) -> bytes:
     Args:
         page: HTML, or None for the plain words.
     """
-    content = b"Server Busy." if page is None else page
-    return (
-        b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/%b; charset=utf-8\r\n"
-        b"Content-Length: %d\r\nConnection: close\r\nRetry-After: 1\r\n\r\n%b"
-    ) % (b"plain" if page is None else b"html", len(content), content)
+    status, fields, content = answer_busy(page)
+    _, line = parse_status(status)
+    lines = [f"{name}: {value}\r\n" for name, value in fields]
+    text = f"{line}{''.join(lines)}Content-Length: {len(content)}\r\nConnection: close\r\n\r\n"
+    return text.encode("latin-1") + content
 
 
 class RawAcceptor(asyncio.Protocol):

@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -12,9 +13,11 @@ import pytest
 import iodine_aio
 from iodine_aio.apps.threads import ThreadedBody
 from iodine_aio.errors import ClientGoneError
+from iodine_aio.protocols.listening import encode_busy
 from iodine_aio.protocols.service import Service
 from iodine_aio.settings import Settings
-from tests.clients import connect, read_response, reset
+from tests.clients import Answer, connect, exchange, read_response, reset
+from tests.requests import GET, KEPT
 
 name: ContextVar[str] = ContextVar("name", default="nobody")
 
@@ -198,6 +201,41 @@ async def test_slow_request_does_not_stall_others():
         answers = [await (await slow).text(), await fast.text()]
 
     assert answers == ["/slow", "/fast"]
+
+
+@pytest.mark.parametrize("page", [None, "<p>full"])
+async def test_saturated_pool_answers_as_where_there_is_no_room(tmp_path: Path, page: str | None):
+    """By 503.html of the public folder where it is there, and says when to come again."""
+    go = threading.Event()
+    begun = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    if page is not None:
+        (tmp_path / "503.html").write_text(page)
+
+    def app(env: dict[str, Any]) -> Any:
+        loop.call_soon_threadsafe(begun.set)
+        assert go.wait(10)
+        return 200, {}, ""
+
+    options: Any = {"threads": 1, "max_waiting": 1, "public": tmp_path}
+    async with (
+        iodine_aio.serve(app, port=0, **options) as server,
+        connect(server) as (_, first),
+        connect(server) as (_, second),
+    ):
+        first.write(KEPT)
+        await begun.wait()
+        second.write(KEPT)
+        while not server._service.pool.waiting:
+            await asyncio.sleep(0)
+        refused = Answer(await exchange(server, GET))
+        go.set()
+    overflow = Answer(encode_busy(None if page is None else page.encode()))
+
+    assert refused.status == overflow.status == 503
+    assert refused.body == overflow.body == (page or "Server Busy.").encode()
+    for name in ("content-type", "retry-after"):
+        assert refused.fields[name] == overflow.fields[name]
 
 
 async def test_saturated_pool_answers_503():

@@ -33,6 +33,7 @@ class Desk:
     def __init__(self, pool: Any) -> None:
         self.pool = pool
         self.loop = asyncio.get_running_loop()
+        self.busy_page = None
 
     def post(self, function: Any, *args: Any) -> bool:
         function(*args)
