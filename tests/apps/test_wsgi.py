@@ -7,6 +7,7 @@ import io
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 from wsgiref.validate import validator
@@ -478,6 +479,67 @@ async def test_chunked_body_is_read_like_one_of_known_length(threads: int):
     )
 
     assert answer.content == b"([b'a\\n', b'bcd\\n'], '6')"
+
+
+# ---- context ----
+
+word: ContextVar[str] = ContextVar("word", default="")
+
+
+@threaded_or_not
+async def test_each_request_has_a_context_of_its_own(threads: int):
+    """What one leaves in a variable is not there for the next one of its connection."""
+
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        seen = word.get().encode() or b"nothing"
+        word.set(environ["PATH_INFO"])
+        respond(start_response, ("Content-Length", str(len(seen))))
+        return [seen]
+
+    async with serving(app, threads) as server, connect(server) as (reader, writer):
+        bodies = []
+        for path in (b"/a", b"/b"):
+            writer.write(b"GET %b HTTP/1.1\r\nHost: a\r\n\r\n" % path)
+            bodies.append((await read_response(reader))[2])
+
+    assert bodies == [b"nothing", b"nothing"]
+
+
+@threaded_or_not
+@pytest.mark.parametrize("ending", ["whole", "empty", "raised", "streamed"])
+async def test_body_is_made_and_closed_in_the_context_of_its_request(threads: int, ending: str):
+    """All of it; and what the program has set before is seen there."""
+    heard: list[str] = []
+    closed = threading.Event()
+
+    class Body:
+        def __iter__(self) -> Iterator[bytes]:
+            for piece in {"whole": [b"all"], "streamed": [b"a", b"l", b"l"]}.get(ending, []):
+                heard.append(word.get())
+                yield piece
+            if ending == "raised":
+                raise ZeroDivisionError
+
+        def close(self) -> None:
+            heard.append(word.get())
+            closed.set()
+
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        heard.append(word.get())
+        word.set("request")
+        respond(start_response, *([("Content-Length", "3")] if ending == "whole" else []))
+        return Body()
+
+    token = word.set("program")
+    try:
+        async with serving(app, threads) as server:
+            await exchange(server, GET)
+            await until(closed)
+    finally:
+        word.reset(token)
+
+    assert heard[0] == "program"
+    assert set(heard[1:]) == {"request"}
 
 
 # ---- files ----
