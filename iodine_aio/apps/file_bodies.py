@@ -5,6 +5,7 @@ with, its `Content-Type` and `Content-Encoding` are sent. Its `Content-Length` i
 long a file is, the file says.
 """
 
+import contextlib
 import io
 import os
 import stat
@@ -45,8 +46,10 @@ class FileBodies:
         file: Any
         offset = 0
         if head.sendfile is not None and self._folders:
-            name = os.fsencode(head.sendfile.encode("latin-1"))
-            file, status = self._open_permitted(name)
+            text, head = head.sendfile, _without_name(head)
+            if head.status in (204, 205, 304):
+                return head, b""
+            file, status, name = self._open_permitted(text)
         elif isinstance(body, os.PathLike):
             name = os.fsencode(body)
             file, status = _open_regular(name)
@@ -67,15 +70,34 @@ class FileBodies:
             file.close()
         return answer
 
-    def _open_permitted(self, path: bytes) -> tuple[io.FileIO, os.stat_result]:
-        for folder in self._folders:
-            try:
-                return folder.open_path(path)
-            except (FileNotFoundError, FoundFolder):
-                continue
+    def _open_permitted(self, text: str) -> tuple[io.FileIO, os.stat_result, bytes]:
+        # A name that is not ASCII is either bytes, as WSGI spells them, or a plain str.
+        names = [os.fsencode(text)]
+        with contextlib.suppress(UnicodeEncodeError):
+            names.insert(0, text.encode("latin-1"))
+        for name in names:
+            for folder in self._folders:
+                try:
+                    return *folder.open_path(name), name
+                except (FileNotFoundError, FoundFolder):
+                    continue
         raise ResponseError(
-            f"X-Sendfile {path!r} is no file in public, nor in a folder of static or sendfile"
+            f"X-Sendfile {text!r} is no file in public, nor in a folder of static or sendfile"
         )
+
+
+def _without_name(head: ResponseHead) -> ResponseHead:
+    """The head of an app that named a file, without what is for us, or of its own body.
+
+    A framework that has cut a part out of a body of its own says 206. Which part of the
+    file is sent is found out here, once more.
+    """
+    ours = ("x-sendfile", "content-range") if head.status == 206 else ("x-sendfile",)
+    fields = [field for field in head.fields() if field[0].lower() not in ours]
+    made = make_head(200 if head.status == 206 else head.status, fields)
+    if head.status != 206:
+        made.status_line = head.status_line
+    return made
 
 
 def _represent(
@@ -91,7 +113,6 @@ def _represent(
         said = said[:1]
     elif "content-type" in own:
         said = [one for one in said if one[0] != "X-Content-Type-Options"]
-    fields = [field for field in fields if field[0].lower() != "x-sendfile"]
     fields += [field for field in said if field[0].lower() not in own]
     if len(said) == 1:
         answer: Any = (head.status, fields, FileBody(file, [(offset, offset + size)]))

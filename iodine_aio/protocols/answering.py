@@ -187,6 +187,8 @@ class Answering(Responding):
             self._keep_alive = False
             self._stream(head, StreamSender(self, head.hijack, Framing(None, False), lasting=True))
             return
+        if head.sendfile is not None and self._respond_represented(env, head, body):
+            return
         if status in (204, 205, 304):
             # "any response with a 1xx, 204, or 304 status code is always terminated by the
             # first empty line after the header fields" - RFC 9112, 6.3
@@ -198,12 +200,9 @@ class Answering(Responding):
             self.response_ended()
             return
         payload = body if type(body) is bytes else whole_body(body)
-        if (payload is None or head.sendfile is not None) and type(body) is not FileBody:
-            represented = self._represent(env, head, body)
-            if represented is not None:
-                self._respond(env, *represented)
-                return
         if payload is None:
+            if type(body) is not FileBody and self._respond_represented(env, head, body):
+                return
             sender = make_sender(self, body, head.content_length, self._frame)
             if head_only:
                 self._send_head(head, sender.framing.field, b"")
@@ -227,16 +226,17 @@ class Answering(Responding):
             close_body(self.service, body)
         self.response_ended()
 
-    def _represent(
-        self, env: Env, head: ResponseHead, body: Any
-    ) -> tuple[ResponseHead, Any] | None:
-        """Head and body of a file that the app returned or named; None if it did not."""
+    def _respond_represented(self, env: Env, head: ResponseHead, body: Any) -> bool:
+        """Sends a file that the app returned or named; False if it did neither."""
         if self.service.represent_file is None:
-            return None
+            return False
         made = self.service.represent_file(env, head, body)
-        if made is not None and not (type(made[1]) is FileBody and made[1].file is body):
+        if made is None:
+            return False
+        if not (type(made[1]) is FileBody and made[1].file is body):
             close_body(self.service, body)
-        return made
+        self._respond(env, *made)
+        return True
 
     def _frame(self, length: int | None) -> Framing:
         if length is None and self._env is not None and self._env["SERVER_PROTOCOL"] == "HTTP/1.0":

@@ -583,6 +583,27 @@ async def test_wrapped_file_is_sent_as_far_as_announced(threads: int, tmp_path: 
 
 
 @threaded_or_not
+async def test_named_file_goes_before_the_wrapped_one(threads: int, tmp_path: Path):
+    """X-Sendfile beside `wsgi.file_wrapper`: that one is closed, and the name is not told."""
+    for name in ("wrapped", "named"):
+        (tmp_path / name).write_bytes(name.encode())
+    files: list[Any] = []
+
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        respond(start_response, ("X-Sendfile", str(tmp_path / "named")), ("Content-Length", "7"))
+        files.append((tmp_path / "wrapped").open("rb"))
+        return environ["wsgi.file_wrapper"](files[0])
+
+    options: Any = {"threads": threads, "sendfile": (tmp_path,)}
+    async with iodine_aio.serve(app, port=0, **options) as server:
+        answer = Answer(await exchange(server, GET))
+
+    assert (answer.fields["content-length"], answer.body) == ("5", b"named")
+    assert "x-sendfile" not in answer.fields
+    assert files[0].closed
+
+
+@threaded_or_not
 async def test_wrapped_object_that_is_no_file_is_read(threads: int):
     """Block by block, and closed."""
     source = io.BytesIO(b"abcdef")

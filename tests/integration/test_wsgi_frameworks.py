@@ -324,6 +324,35 @@ async def test_flask_file_is_sent_without_its_thread(tmp_path: Any):
     assert part == (206, bytes(range(10, 20)))
 
 
+async def test_flask_names_its_file_to_the_server(tmp_path: Any):
+    """USE_X_SENDFILE: conditions and ranges, that Flask answers for a body it does not send."""
+    app = flask.Flask(__name__)
+    app.config["USE_X_SENDFILE"] = True
+    page = tmp_path / "page.txt"
+    page.write_bytes(b"0123456789" * 30_000)
+
+    @app.route("/")
+    def show() -> Any:
+        return flask.send_file(page)
+
+    async with (
+        iodine_aio.serve(app, port=0, sendfile=(tmp_path,)) as server,
+        aiohttp.ClientSession(server.url) as session,
+    ):
+        whole = await session.get("/")
+        content = await whole.read()
+        part = await session.get("/", headers={"Range": "bytes=9-11"})
+        piece = await part.read()
+        known = await session.get("/", headers={"If-None-Match": whole.headers["ETag"]})
+        late = await session.get("/", headers={"Range": "bytes=300000-"})
+
+    assert content == page.read_bytes()
+    assert (part.status, piece) == (206, b"901")
+    assert part.headers["Content-Range"] == "bytes 9-11/300000"
+    assert (known.status, late.status) == (304, 416)
+    assert all("X-Sendfile" not in one.headers for one in (whole, part, known, late))
+
+
 async def test_call_on_close_runs_after_the_response(tmp_path: Any):
     """Work that a view leaves for later does not hold up its client."""
     done = asyncio.Event()

@@ -352,6 +352,84 @@ async def test_named_file_lies_in_a_permitted_folder(tmp_path: Path, name: str):
     assert ALPHABET not in answer.wire
 
 
+@pytest.mark.parametrize(
+    ("fields", "status", "body"),
+    [
+        (["Range: bytes=1-2"], 206, b"bc"),
+        (["Range: bytes=-2"], 206, b"yz"),
+        (["Range: bytes=26-"], 416, b"Range Not Satisfiable"),
+        (["Range: bytes=1-2", 'If-Range: "own"'], 206, b"bc"),
+        (["Range: bytes=1-2", 'If-Range: "other"'], 200, ALPHABET),
+        (['If-None-Match: "own"'], 304, b""),
+        (['If-Match: "other"'], 412, b"Precondition Failed"),
+        (["If-Modified-Since: Fri, 01 Jan 2100 00:00:00 GMT"], 304, b""),
+    ],
+)
+@pytest.mark.parametrize("body_kind", ["str", "file"])
+async def test_named_file_obeys_conditions_and_ranges(
+    tmp_path: Path, fields: list[str], status: int, body: bytes, body_kind: str
+):
+    """As a static one, by the tag that the app gave; the app's own body and length are nothing."""
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "letters.txt").write_bytes(ALPHABET)
+    (tmp_path / "other").write_bytes(b"other")
+    opened = []
+
+    def app(env: iodine_aio.Env) -> Any:
+        headers = {"X-Sendfile": str(tmp_path / "root" / "letters.txt"), "ETag": '"own"'}
+        if body_kind == "str":
+            return 200, headers | {"Content-Length": "8"}, "not this"
+        opened.append(file := (tmp_path / "other").open("rb"))
+        return 200, headers, file
+
+    if any("Modified" in field for field in fields):
+        os.utime(tmp_path / "root" / "letters.txt", (1_000_000_000, 1_000_000_000))
+    answer = await ask(app, request(*fields), sendfile=(tmp_path / "root",))
+
+    assert (answer.status, answer.body) == (status, body)
+    assert "x-sendfile" not in answer.fields
+    assert all(file.closed for file in opened)
+
+
+@pytest.mark.parametrize("status", [204, 205, 304])
+async def test_name_is_not_told_where_no_file_is_sent(tmp_path: Path, status: int):
+    """A framework that answers a condition itself leaves the field in; paths are nobody's news."""
+    (tmp_path / "a").write_bytes(ALPHABET)
+    headers = {"X-Sendfile": str(tmp_path / "a"), "ETag": '"own"'}
+    answer = await ask(lambda env: (status, headers, ""), sendfile=(tmp_path,))
+
+    assert (answer.status, answer.body) == (status, b"")
+    assert answer.fields["etag"] == '"own"'
+    assert "x-sendfile" not in answer.fields
+
+
+async def test_part_that_a_framework_has_cut_is_cut_out_of_the_named_file(tmp_path: Path):
+    """It says 206, of a body that is not sent."""
+    (tmp_path / "a").write_bytes(ALPHABET)
+
+    def app(env: iodine_aio.Env) -> Any:
+        headers = {"X-Sendfile": str(tmp_path / "a"), "Content-Range": "bytes 1-2/26"}
+        return 206, headers | {"Content-Length": "2"}, "??"
+
+    answer = await ask(app, request("Range: bytes=1-2"), sendfile=(tmp_path,))
+
+    assert (answer.status, answer.reason, answer.body) == (206, "Partial Content", b"bc")
+    assert answer.wire.count(b"Content-Range: bytes 1-2/26\r\n") == 1
+
+
+@pytest.mark.parametrize("spell", [str, lambda text: text.encode().decode("latin-1")])
+@pytest.mark.parametrize("name", ["h\u00fctte", "\u96ea"])
+async def test_name_of_other_letters_is_found_in_either_spelling(
+    tmp_path: Path, name: str, spell: Any
+):
+    """A plain str, or the bytes of it in a str, as PEP 3333 says."""
+    (tmp_path / name).write_bytes(ALPHABET)
+    headers = {"X-Sendfile": spell(str(tmp_path / name))}
+    answer = await ask(lambda env: (200, headers, ""), sendfile=(tmp_path,))
+
+    assert (answer.status, answer.body) == (200, ALPHABET)
+
+
 async def test_named_file_is_the_proxys_matter_where_no_folder_is_set():
     """The field passes, as every other."""
     answer = await ask(lambda env: (200, {"X-Sendfile": "/a"}, "body"))
