@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Final, NoReturn
 
 from iodine_aio.binds import Bind, parse_bind
+from iodine_aio.collector import settled_collector
 from iodine_aio.descriptors import raise_descriptor_limit
 from iodine_aio.errors import (
     EXIT_APP,
@@ -261,7 +262,8 @@ def _serve_on_workers(server: Server, arguments: argparse.Namespace) -> None:
 def _load(server: Server, arguments: argparse.Namespace) -> None:
     try:
         site = is_site(arguments.target)
-        server.set_app(None if site else load_app(arguments.target, arguments.factory))
+        with settled_collector():
+            server.set_app(None if site else load_app(arguments.target, arguments.factory))
     except LoadError as error:
         if arguments.debug and error.__cause__ is not None:
             traceback.print_exception(error.__cause__)

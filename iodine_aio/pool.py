@@ -10,7 +10,7 @@ The threads are daemons: a job that never ends cannot keep a stopped process ali
 import itertools
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Final
 
 from iodine_aio.errors import UsageError
@@ -47,12 +47,29 @@ class Pool:
         Raises:
             UsageError: the pool was closed.
         """
+        self.submit_all(function, (args,))
+
+    def submit_all(
+        self, function: Callable[..., object], arguments: Collection[tuple[Any, ...]]
+    ) -> None:
+        """Runs `function(*args)` for each of `arguments`, all of them or none.
+
+        Raises:
+            UsageError: the pool was closed.
+            RuntimeError: the system has not even one thread.
+        """
         with self._lock:
             if self._closed:
                 raise UsageError("the server has stopped: its pool takes no more jobs")
-            self._jobs.append((function, args))
+            jobs = self._jobs
+            jobs.extend([(function, args) for args in arguments])
             if not self._calling:
-                self._call_thread()
+                try:
+                    self._call_thread()
+                except RuntimeError:
+                    for _ in arguments:
+                        jobs.pop()
+                    raise
 
     @property
     def waiting(self) -> int:
@@ -104,7 +121,6 @@ class Pool:
                 self._threads.discard(thread)
                 self._calling = False
                 if not self._threads:
-                    self._jobs.pop()
                     raise
 
     def _work(self) -> None:

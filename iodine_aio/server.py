@@ -110,6 +110,7 @@ class Server:
         service.app = application.call
         service.streams_requests = application.streams_requests
         service.callbacks_in_pool = application.callbacks_in_pool
+        service.app_env = application.env
         service.represent_file = FileBodies(self.settings)
         service.busy_page = read_busy_page(self.settings)
         self._lifespan = application.lifespan
@@ -241,7 +242,7 @@ class Server:
             await self._engine.close()
 
     async def _listen(self, sock: socket.socket) -> None:
-        template = make_template(sock.getsockname(), sys.stderr)
+        template = make_template(sock.getsockname(), sys.stderr) | self._service.app_env
         if self.settings.worker_count > 1:
             template["wsgi.multiprocess"] = template["rack.multiprocess"] = True
         make_protocol = self._make_protocol

@@ -443,3 +443,15 @@ def test_url_that_is_none_of_redis_is_wrong_usage(capsys: pytest.CaptureFixture[
 
     assert code == 2
     assert "must be redis://host:port" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_collector_leaves_what_the_start_has_made_alone(tmp_path: Path):
+    """And looks for cycles less often than Python's own number says."""
+    text = (
+        "import gc\n\ndef app(env):\n"
+        "    return 200, {}, repr((gc.get_threshold()[0], gc.get_freeze_count() > 1000))\n"
+    )
+    _, _, answer = serve_once(tmp_path, [write_app(tmp_path, text)], signal.SIGTERM)
+
+    assert answer.endswith(b"(10000, True)")

@@ -46,6 +46,19 @@ def test_jobs_beyond_the_size_wait_in_order():
     assert order == list(range(50))
 
 
+def test_jobs_that_come_together_are_done_in_order():
+    """One thread does all of them where there is but one."""
+    pool = Pool(1)
+    order: list[int] = []
+    done = threading.Event()
+    pool.submit_all(order.append, [(number,) for number in range(50)])
+    pool.submit(done.set)
+
+    assert done.wait(10)
+    assert order == list(range(50))
+    pool.close()
+
+
 def test_pool_works_at_as_many_jobs_as_it_has_threads(pool: Pool):
     """Two jobs that wait for each other both end in a pool of two."""
     barrier = threading.Barrier(3, timeout=10)
@@ -199,7 +212,7 @@ def test_pool_that_gets_no_thread_says_so(monkeypatch: pytest.MonkeyPatch):
     with monkeypatch.context() as context:
         context.setattr(threading.Thread, "start", start)
         with pytest.raises(RuntimeError):
-            pool.submit(print)
+            pool.submit_all(print, [(), ()])
     waiting = pool.waiting
     done = threading.Event()
     pool.submit(done.set)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from iodine_aio.clock import Clock
@@ -53,9 +53,11 @@ class Application:
         callbacks_in_pool: plain callbacks of its handlers may block, so they are called in
             the pool.
         lifespan: or None.
+        env: what it adds to the env of every request.
     """
 
     call: Callable[[Env], Any]
     streams_requests: bool = False
     callbacks_in_pool: bool = False
     lifespan: Lifespan | None = None
+    env: Env = field(default_factory=dict)

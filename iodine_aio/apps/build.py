@@ -13,7 +13,7 @@ from iodine_aio.apps.application import Application, Host
 from iodine_aio.apps.asgi import is_double_callable, make_application
 from iodine_aio.apps.files import StaticFiles
 from iodine_aio.apps.threads import ThreadedApp
-from iodine_aio.apps.wsgi import WSGIApp
+from iodine_aio.apps.wsgi import WSGI_ENV, WSGIApp
 from iodine_aio.errors import UsageError
 from iodine_aio.settings import DEFAULT_THREADS, Settings
 from iodine_aio.wire.environ import Env
@@ -63,16 +63,25 @@ def _build(app: Any, settings: Settings, host: Host) -> Application:
 
 def _build_iodine(app: App, settings: Settings, host: Host) -> Application:
     if settings.thread_count and not _is_async(app):
-        return Application(ThreadedApp(app, host, settings), callbacks_in_pool=True)
+        return _run_in_threads(app, {}, settings, host)
     return Application(app)
 
 
 def _build_wsgi(app: Callable[..., Any], settings: Settings, host: Host) -> Application:
-    wsgi = WSGIApp(app, multiprocess=settings.worker_count > 1)
     count = settings.thread_count
     if DEFAULT_THREADS if count is None else count:
-        return Application(ThreadedApp(wsgi, host, settings), callbacks_in_pool=True)
-    return Application(wsgi)
+        return _run_in_threads(WSGIApp(app), WSGI_ENV, settings, host)
+    return Application(WSGIApp(app), env=WSGI_ENV)
+
+
+def _run_in_threads(
+    app: Callable[..., Any], env: Env, settings: Settings, host: Host
+) -> Application:
+    return Application(
+        ThreadedApp(app, host, settings),
+        callbacks_in_pool=True,
+        env={**env, "wsgi.multithread": True, "rack.multithread": True},
+    )
 
 
 def find_kind(app: Callable[..., Any], name: str) -> Kind:

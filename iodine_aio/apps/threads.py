@@ -40,33 +40,36 @@ class ThreadedApp:
         ) or Responder(app)
         self._host: Final = host
         self._settings: Final = settings
-        self._calls: list[tuple[Callable[..., None], Env, Delivery]] = []  # of this turn
+        self._calls: list[tuple[contextvars.Context, Env, Delivery]] = []  # of this turn
+        self._room = 0  # for calls of this turn
 
     def __call__(self, env: Env) -> Any:
         calls = self._calls
-        if self._host.pool.waiting + len(calls) >= self._settings.max_waiting:
+        if not calls:
+            self._room = self._settings.max_waiting - self._host.pool.waiting
+        if len(calls) >= self._room:
             return answer_busy(self._host.busy_page)
-        delivery = Delivery(self._host, self._settings)
         if not calls:
             self._host.loop.call_soon(self._submit)
-        calls.append((contextvars.copy_context().run, env, delivery))
+        delivery = Delivery(self._host, self._settings)
+        calls.append((contextvars.copy_context(), env, delivery))
         return delivery
 
     def _submit(self) -> None:
         # Not at once: whenever the loop calls back, it asks for the interpreter's lock, and
         # a thread that has it keeps it for milliseconds. So it reads what has come first.
         calls, self._calls = self._calls, []
-        for run, env, delivery in calls:
-            try:
-                self._host.pool.submit(run, self._work, env, delivery)
-            except Exception as error:  # the pool is closed, or the system has no thread for it
+        try:
+            self._host.pool.submit_all(self._work, calls)
+        except Exception as error:  # the pool is closed, or the system has no thread for it
+            for _, _, delivery in calls:
                 delivery.fail(error)
 
-    def _work(self, env: Env, delivery: "Delivery") -> None:
-        if delivery.unwanted:  # its client has gone while it waited
+    def _work(self, context: contextvars.Context, env: Env, delivery: "Delivery") -> None:
+        if delivery.done():  # its client has gone while it waited
             return
         try:
-            self._respond(env, delivery)
+            context.run(self._respond, env, delivery)
         except BaseException as error:  # whatever it is, its client waits for an answer
             delivery.fail(error)
 
@@ -77,16 +80,11 @@ class Delivery(Reply):
     __slots__ = ("_body", "_host", "_settings", "sent")
 
     def __init__(self, host: Host, settings: Settings) -> None:
-        super().__init__()
+        Reply.__init__(self)  # super() costs more
         self._host = host
         self._settings = settings
         self._body: ThreadedBody | None = None
         self.sent = False
-
-    @property
-    def unwanted(self) -> bool:
-        """True if nobody waits for the response any more."""
-        return self.done()
 
     def send(self, result: Any) -> None:
         """The response, all of it."""
@@ -295,12 +293,14 @@ def close_iterable(iterable: Any) -> None:
 
 
 def _settle(reply: Reply, result: Any) -> None:
-    if reply.done():
+    if type(result) is tuple and not reply.done():
+        reply.set_result(result)
+    elif reply.done():
         # The client went away while the app was at work: nobody reads the body.
         body: Any = result[2] if isinstance(result, (tuple, list)) and len(result) == 3 else None
         if hasattr(body, "close"):
             body.close()
-    elif type(result) is not tuple and inspect.isawaitable(result):
+    elif inspect.isawaitable(result):
         asyncio.ensure_future(result).add_done_callback(lambda task: _copy(task, reply))
     else:
         reply.set_result(result)

@@ -68,17 +68,19 @@ class Outgoing(Protocol):
     def stream(self, status: Any, headers: Any) -> ThreadedBody: ...
 
 
+# What WSGI says of every request and no other kind of app does.
+WSGI_ENV: Final[Env] = {"wsgi.file_wrapper": FileWrapper}
+
+
 class WSGIApp:
     """Calls a WSGI app with env.
 
     Args:
         app: `app(environ, start_response)`.
-        multiprocess: the same app runs in other processes, too.
     """
 
-    def __init__(self, app: Callable[..., Any], multiprocess: bool = False) -> None:
+    def __init__(self, app: Callable[..., Any]) -> None:
         self._app: Final = app
-        self._multiprocess: Final = multiprocess
 
     def __call__(self, env: Env) -> Any:
         """On the loop: what it wrote and what it returned make one response."""
@@ -90,20 +92,13 @@ class WSGIApp:
 
     def _respond_at_once(self, env: Env, context: contextvars.Context) -> Any:
         response = WSGIResponse(None)
-        iterable = self._app(self._complete(env, False), response.start_response)
+        iterable = self._app(env, response.start_response)
         return response.collect(iterable, context)
 
     def respond(self, env: Env, delivery: Delivery) -> None:
         """In a thread: the response is on its way as soon as there is something of it."""
         response = WSGIResponse(delivery)
-        iterable = self._app(self._complete(env, True), response.start_response)
-        response.deliver(iterable)
-
-    def _complete(self, env: Env, threaded: bool) -> Env:
-        env["wsgi.file_wrapper"] = FileWrapper
-        env["wsgi.multithread"] = env["rack.multithread"] = threaded
-        env["wsgi.multiprocess"] = env["rack.multiprocess"] = self._multiprocess
-        return env
+        response.deliver(self._app(env, response.start_response))
 
 
 class WSGIResponse:

@@ -2,7 +2,6 @@
 
 import asyncio
 import inspect
-from collections.abc import Awaitable
 from time import monotonic
 from typing import Any, Final
 
@@ -92,17 +91,14 @@ class Answering(Responding):
             )
         if type(result) is tuple:
             self.answer(result)
-        elif isinstance(result, Reply) or inspect.isawaitable(result):
+        elif isinstance(result, (Reply, asyncio.Future)):
             self._wait_for(result)
+        elif inspect.isawaitable(result):
+            self._wait_for(service.start_task(result))
         else:
             self.answer(result)
 
-    def _wait_for(self, result: Awaitable[Any]) -> None:
-        task: asyncio.Future[Any] | Reply
-        if isinstance(result, (Reply, asyncio.Future)):
-            task = result
-        else:
-            task = self.service.start_task(result)
+    def _wait_for(self, task: "asyncio.Future[Any] | Reply") -> None:
         if task.done():
             self._take_result(task)
         else:

@@ -56,7 +56,7 @@ class Service:
         broker: who listens to which channel; belongs to the loop's thread.
         disk: threads that wait for the disk, apart from those that wait for apps.
         connections: all of them, of every protocol; a connection adds and removes itself.
-        template: the part of env that all requests have in common.
+        app_env: what the app adds to the env of every request.
         tasks: apps and handlers that are running.
         stopping: no request is taken any more.
         drain_seconds: how long a stop leaves idle HTTP connections open.
@@ -85,7 +85,7 @@ class Service:
         self.broker = Broker(log_subscriber)
         self._posted_bytes = 0  # of messages that other threads publish
         self.access_log: Final = AccessLog() if settings.access_log else None
-        self.template: Env = {}
+        self.app_env: Env = {}
         self.stopping = False
         self.aborted = False
         self.drain_seconds = 0.0

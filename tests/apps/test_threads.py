@@ -44,6 +44,16 @@ async def test_app_runs_in_a_thread_of_the_pool():
     assert body.startswith(b"iodine-")
 
 
+async def test_env_tells_of_the_threads():
+    """An app that is called by several at once may want to know."""
+
+    def app(env: dict[str, Any]) -> Any:
+        return 200, {}, repr((env["wsgi.multithread"], env["rack.multithread"]))
+
+    assert await fetch(app) == (200, b"(True, True)")
+    assert await fetch(app, threads=0) == (200, b"(False, False)")
+
+
 async def test_context_of_the_program_reaches_the_thread():
     """As it would without threads."""
     name.set("Ada")

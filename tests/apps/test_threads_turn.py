@@ -21,10 +21,10 @@ class Jobs:
     def waiting(self) -> int:
         return len(self.jobs)
 
-    def submit(self, *job: Any) -> None:
+    def submit_all(self, function: Any, arguments: list[tuple[Any, ...]]) -> None:
         if self.closed:
             raise UsageError("the pool takes no more jobs")
-        self.jobs.append(job)
+        self.jobs += [(function, *args) for args in arguments]
 
 
 class Desk:
