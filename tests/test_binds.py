@@ -2,7 +2,6 @@ import errno
 import os
 import socket
 import stat
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -11,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
-import iodine_aio.binds
+from iodine_aio import port_holders
 from iodine_aio.binds import (
     Bind,
-    find_holder,
     open_socket,
     parse_bind,
     remove_unix_socket,
@@ -42,7 +40,7 @@ def accept_one(sock: socket.socket) -> None:
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take all the time it needs to name a holder, on however busy a machine."""
-    monkeypatch.setattr(iodine_aio.binds, "HOLDER_SECONDS", 30)
+    monkeypatch.setattr(port_holders, "HOLDER_SECONDS", 30)
 
 
 def has_ipv6() -> bool:
@@ -227,43 +225,6 @@ def test_privileged_port_is_an_error_with_a_cure(monkeypatch: pytest.MonkeyPatch
         "cannot listen on 127.0.0.1:80: permission denied"
         " (ports below 1024 need privileges; use a higher one)"
     )
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.usefixtures("patient")
-def test_holder_is_named_by_its_command_line():
-    """The words of another process are printed without its control characters."""
-    source = (
-        "import socket\n"
-        "with socket.create_server(('127.0.0.1', 0)) as sock:\n"
-        "    print(sock.getsockname()[1], flush=True)\n"
-        "    input()\n"
-    )
-    command = [sys.executable, "-c", source, "\x1b[31mred"]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        holder = find_holder(int(process.stdout.readline()))
-        process.communicate("\n")
-
-    assert holder is not None
-    assert holder.startswith(f'pid {process.pid} "{sys.executable[:60]}')
-    assert holder.isprintable()
-
-
-def test_search_for_a_holder_ends_in_time(monkeypatch: pytest.MonkeyPatch):
-    """Out of time, the error is told without the holder."""
-    monkeypatch.setattr(iodine_aio.binds, "HOLDER_SECONDS", -1)
-    with open_socket(Bind("127.0.0.1", 0), 10) as sock:
-        assert find_holder(sock.getsockname()[1]) is None
-
-
-def test_free_port_has_no_holder():
-    with open_socket(Bind("127.0.0.1", 0), 10) as sock:
-        port = sock.getsockname()[1]
-
-    assert find_holder(port) is None
 
 
 # open_socket: unix

@@ -77,6 +77,7 @@ def test_protocols_know_nothing_of_who_starts_them(name: str):
         "lifecycle",
         "apps",
         "binds",
+        "port_holders",
         "loop",
     )
 
