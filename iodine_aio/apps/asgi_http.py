@@ -24,7 +24,7 @@ from iodine_aio.replies import Reply
 from iodine_aio.wire.environ import Env
 from iodine_aio.wire.segments import FileBody
 
-MAX_UNWANTED_BYTES: Final = 64 * 1024  # that an app may send where the response has no body
+MAX_UNWANTED_BYTES: Final = 64 * 1024  # that an app may send of a body that nobody takes
 
 _TYPES: Final = ("http.response.start", "http.response.body")
 
@@ -63,13 +63,12 @@ class StreamedBody(Reply):
         ready: the first of it was taken, and the client takes more.
     """
 
-    __slots__ = ("_first", "_opened", "_settled", "_stream", "_unwanted", "_wanted", "ready")
+    __slots__ = ("_first", "_opened", "_settled", "_stream", "_unwanted", "ready")
 
-    def __init__(self, first: bytes, wanted: bool) -> None:
+    def __init__(self, first: bytes) -> None:
         super().__init__()
         self.ready = False
         self._first = first
-        self._wanted = wanted
         self._unwanted = 0
         self._stream: Stream | None = None
         self._settled = False  # the connection has decided what becomes of it
@@ -82,7 +81,7 @@ class StreamedBody(Reply):
         return self
 
     def close(self) -> None:
-        """Nobody takes anything of it, or any more."""
+        """Nobody takes it, or any more of it."""
         self._settle()
 
     def _settle(self) -> None:
@@ -133,12 +132,11 @@ class StreamedBody(Reply):
             self._stream.finish(data)
 
     def _drop(self, size: int) -> None:
-        if self._wanted:
-            raise ClientGoneError("the response could not be sent")
-        # An answer to HEAD, for instance: what does not end by itself is ended here.
+        # An answer to HEAD, or one that gave way to a file: its client is still there, so
+        # that the app may come to its end. What has none is ended here.
         self._unwanted += size
         if self._unwanted > MAX_UNWANTED_BYTES:
-            raise ClientGoneError("this response has no body")
+            raise ClientGoneError("the body of this response is not sent")
 
     def fail(self, error: BaseException) -> bool:
         """Breaks the response off; False if it had ended already."""
@@ -157,15 +155,13 @@ class Response(Reply):
 
     Args:
         types: of its messages, the one that starts it and those of its body.
-        method: of the request.
     """
 
-    __slots__ = ("_body", "_head", "_method", "_next", "_types")
+    __slots__ = ("_body", "_head", "_next", "_types")
 
-    def __init__(self, types: tuple[str, str], method: str) -> None:
+    def __init__(self, types: tuple[str, str]) -> None:
         super().__init__()
         self._types = types
-        self._method = method
         self._next = _START
         self._head: Any = None
         self._body: StreamedBody | None = None
@@ -206,8 +202,7 @@ class Response(Reply):
         if expected == _BODY and kind == self._types[1]:
             if message.get("more_body"):
                 self._next = _MORE
-                wanted = self._method != "HEAD" and self._head.status not in (204, 304)
-                body = self._body = StreamedBody(message.get("body", b""), wanted)
+                body = self._body = StreamedBody(message.get("body", b""))
                 self.settle((self._head.status, self._head, body))
                 if not body.ready:
                     await body.open()
@@ -273,7 +268,7 @@ class Exchange(Response):
     __slots__ = ("_incoming", "_taken")
 
     def __init__(self, env: Env) -> None:
-        super().__init__(_TYPES, env["REQUEST_METHOD"])
+        super().__init__(_TYPES)
         self._incoming = env["iodine_aio.body"]
         self._taken = False  # all of the request
 

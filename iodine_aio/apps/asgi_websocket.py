@@ -42,7 +42,7 @@ class _Answer(Response):
     __slots__ = ("_session",)
 
     def __init__(self, session: "WebSocketSession") -> None:
-        super().__init__(_TYPES, "GET")
+        super().__init__(_TYPES)
         self._session = session
 
     def cancel(self) -> None:

@@ -11,21 +11,21 @@ import contextlib
 import errno
 import fnmatch
 import functools
-import inspect
 import os
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 from urllib.parse import quote, quote_from_bytes
 
 from iodine_aio.apps.file_cache import Entry, FileCache
 from iodine_aio.apps.folders import Folder, FoundFolder, split_path
 from iodine_aio.apps.representation import TEXT, Answer, Representation, describe
+from iodine_aio.apps.spa import navigates, replace_missing
 from iodine_aio.errors import ProtocolError, UsageError
 from iodine_aio.settings import Settings
 from iodine_aio.wire.environ import Env
 from iodine_aio.wire.media_types import guess_media_type
-from iodine_aio.wire.negotiation import choose_coding, prefers_html
+from iodine_aio.wire.negotiation import choose_coding
 from iodine_aio.wire.request_line import split_target
 from iodine_aio.wire.response import make_head
 
@@ -113,10 +113,8 @@ class StaticFiles:
         if self._app is None:
             return self._refuse(env)
         result = self._app(env)
-        if self._spa is not None and _navigates(env):
-            if inspect.isawaitable(result):
-                return self._replace_later(env, result)
-            return self._replace(env, result)
+        if self._spa is not None and navigates(env):
+            return replace_missing(result, functools.partial(self._show_spa, env))
         return result
 
     def _answer_again(self, env: Env, path: str) -> Any:
@@ -133,7 +131,7 @@ class StaticFiles:
         method = env["REQUEST_METHOD"]
         if method != "GET" and method != "HEAD":
             return 405, [("Allow", "GET, HEAD"), TEXT], "Method Not Allowed"
-        answer = self._show_spa(env) if self._spa is not None and _navigates(env) else None
+        answer = self._show_spa(env) if self._spa is not None and navigates(env) else None
         return answer or self._show_404() or _NOT_FOUND
 
     def _show_404(self) -> Answer | None:
@@ -155,24 +153,6 @@ class StaticFiles:
             return None if form is None else form.answer(env)
         except FileNotFoundError:
             return None
-
-    def _replace(self, env: Env, result: Any) -> Any:
-        """The page in the place of an app's 404: an app has routes that only it knows."""
-        if not isinstance(result, (tuple, list)) or len(result) != 3:
-            return result
-        status, _, body = result
-        if status != 404 and not (isinstance(status, str) and status.startswith("404")):
-            return result
-        answer = self._show_spa(env)
-        if answer is None:
-            return result
-        close = getattr(body, "close", None)
-        if close is not None:
-            close()
-        return answer
-
-    async def _replace_later(self, env: Env, result: Awaitable[Any]) -> Any:
-        return self._replace(env, await result)
 
     # Looking.
 
@@ -265,15 +245,6 @@ def read_busy_page(settings: Settings) -> bytes | None:
         return None
     with file:
         return file.read(SMALL_BYTES) if status.st_size <= SMALL_BYTES else None
-
-
-def _navigates(env: Env) -> bool:
-    # An upgrade that the app has refused must not become a 200, which means yes.
-    return (
-        env["REQUEST_METHOD"] in ("GET", "HEAD")
-        and "HTTP_UPGRADE" not in env
-        and prefers_html(env.get("HTTP_ACCEPT"))
-    )
 
 
 def _make_mounts(settings: Settings) -> list[tuple[list[bytes], Folder]]:

@@ -16,7 +16,6 @@ from iodine_aio.errors import UsageError
 from iodine_aio.settings import Settings
 from iodine_aio.wire.segments import FileBody
 from tests.clients import Answer, exchange
-from tests.requests import encode_handshake
 
 DIGITS = b"0123456789" * 10
 
@@ -316,62 +315,6 @@ async def test_own_page_for_what_is_missing(site: Path):
     assert (answer.status, answer.body) == (404, b"<p>not here")
     assert answer.fields["content-type"] == "text/html; charset=utf-8"
     assert "etag" not in answer.fields
-
-
-# ---- an application that runs in the browser ----
-
-HTML = "Accept: text/html,application/xhtml+xml,*/*;q=0.8"
-
-
-@pytest.mark.parametrize("kind", ["plain", "async", "none"])
-async def test_browser_gets_the_page_of_the_application(site: Path, kind: str):
-    """Where there is neither file nor route; programs get the 404."""
-    (site / "app.html").write_bytes(b"<p>spa")
-    closed = []
-
-    class Body:
-        def __iter__(self) -> Any:
-            yield b"app"
-
-        def close(self) -> None:
-            closed.append(True)
-
-    def plain(env: iodine_aio.Env) -> Any:
-        return (200 if env["PATH_INFO"] == "/route" else "404 Not Found"), {}, Body()
-
-    async def coroutine(env: iodine_aio.Env) -> Any:
-        return plain(env)
-
-    app = {"plain": plain, "async": coroutine, "none": None}[kind]
-    async with iodine_aio.serve(app, port=0, public=site, spa="app.html") as server:
-        page = Answer(await exchange(server, get("/deep/link", HTML)))
-        program = Answer(await exchange(server, get("/deep/link", "Accept: */*")))
-        route = Answer(await exchange(server, get("/route", HTML)))
-        posted = Answer(
-            await exchange(server, get("/deep", HTML, "Content-Length: 0", method="POST"))
-        )
-
-    assert (page.status, page.body) == (200, b"<p>spa")
-    assert page.fields["cache-control"] == "no-cache"
-    assert program.status == 404
-    assert route.content == (b"<p>spa" if kind == "none" else b"app")
-    assert posted.status == (405 if kind == "none" else 404)
-    assert len(closed) == (0 if kind == "none" else 4)
-
-
-async def test_refused_upgrade_does_not_become_a_page(site: Path):
-    """A 404 that vetoes a WebSocket must not become a 200, which accepts it."""
-    (site / "app.html").write_bytes(b"<p>spa")
-
-    def app(env: iodine_aio.Env) -> Any:
-        env["upgrade.websocket"] = object()
-        return 404, {}, "no"
-
-    async with iodine_aio.serve(app, port=0, public=site, spa="app.html") as server:
-        request = encode_handshake(target="/chat", fields=[HTML])
-        answer = Answer(await exchange(server, request + get("/missing")))
-
-    assert answer.status == 404
 
 
 # ---- precompressed siblings ----
