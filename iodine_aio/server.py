@@ -7,27 +7,22 @@ from collections.abc import Callable, Generator, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
-from iodine_aio import homes, lifecycle
-from iodine_aio.apps.application import Lifespan
 from iodine_aio.apps.build import build_app
 from iodine_aio.apps.file_bodies import FileBodies
 from iodine_aio.apps.files import read_busy_page
 from iodine_aio.binds import Bind, Opener, open_sockets, remove_unix_socket, socket_url
 from iodine_aio.descriptors import descriptor_limit, make_levels
+from iodine_aio.draining import ABORT_SECONDS, Draining
 from iodine_aio.errors import StartupError, UsageError
 from iodine_aio.listeners import Listeners
 from iodine_aio.logs import error_log
 from iodine_aio.protocols.http1 import HTTPProtocol
 from iodine_aio.protocols.listening import RawAcceptor, check_raw_handler
 from iodine_aio.protocols.service import Served, Service
-from iodine_aio.pubsub.broker import CarryingEngine, ProcessEngine
-from iodine_aio.pubsub.connections import require_redis
-from iodine_aio.pubsub.redis import RedisEngine
+from iodine_aio.pubsub.broker import CarryingEngine
 from iodine_aio.settings import Settings
+from iodine_aio.surroundings import Surroundings
 from iodine_aio.wire.environ import Env, make_template
-
-_LOOK_SECONDS: Final = 0.01  # how often a stop looks whether all connections have ended
-_ABORT_SECONDS: Final = 1.0  # what aborted connections get to say so to their handlers
 
 
 class Server:
@@ -46,21 +41,17 @@ class Server:
         self._make_protocol: Callable[[Env], asyncio.BaseProtocol] = self._make_http
         self._scheme = "http"
         self._owns_pool = True
-        self._leads = True  # calls the hooks of on_state; a companion leaves them alone
         self._opener: Opener = open_sockets
         self._sockets: list[socket.socket] = []
         self._listeners = Listeners(settings.backlog)
         self._companions: list[Server] = []
         self._urls: list[str] = []
         self._ports: list[int] = []
-        self._lifespan: Lifespan | None = None
-        self._engine: CarryingEngine | None = None
+        self._surroundings: Final = Surroundings(settings)
+        self._draining: Final = Draining(self._service)
         self._starting: asyncio.Task[None] | None = None
         self._ending: asyncio.Task[None] | None = None
         self._stopped: asyncio.Future[None] | None = None
-        self._deadline = 0.0  # of a stop, in the loop's time
-        if settings.redis_url is not None:
-            require_redis()
         if app is not None:
             self.set_app(app)
 
@@ -113,18 +104,18 @@ class Server:
         service.app_env = application.env
         service.represent_file = FileBodies(self.settings)
         service.busy_page = read_busy_page(self.settings)
-        self._lifespan = application.lifespan
+        self._surroundings.lifespan = application.lifespan
 
     def set_raw_handler(self, handler: Any, timeout: float, busy_message: bytes) -> None:
         """Serves raw connections instead of HTTP."""
         check_raw_handler(handler)
         self._scheme = "tcp"
-        self._leads = False
+        self._surroundings.calls_hooks = False
         self._make_protocol = lambda _: RawAcceptor(self._service, handler, timeout, busy_message)
 
     def set_engine(self, engine: CarryingEngine) -> None:
         """Lets `engine` carry what is published, from start to stop; before the start."""
-        self._engine = engine
+        self._surroundings.engine = engine
 
     def join(self, companion: "Server") -> None:
         """Lets `companion` open, start and stop with this server, and share its pool.
@@ -202,44 +193,17 @@ class Server:
         service.descriptor_ceiling, service.descriptor_brim, _ = levels
         service.rest = self._listeners.rest
         service.start(loop)
-        service.broker = homes.enter_loop(loop, service.post, self.settings)
-        lifecycle.enter_loop(loop)
         try:
-            await self._open_engine()
-            if self._leads:
-                await _enter("pre_start")
-            if self._lifespan is not None:
-                await self._lifespan.start()
+            await self._surroundings.enter(service)
             for sock in self._sockets:
                 await self._listen(sock)
             for server in self._companions:
                 server.start()
                 await server.started()
-            if self._leads:
-                await _enter("on_start")
+            await self._surroundings.say_started()
         except BaseException:
             self._begin_stop(0)
             raise
-
-    async def _open_engine(self) -> None:
-        broker = homes.broker
-        if not isinstance(broker.engine, ProcessEngine):
-            self._engine = None  # another server's carries already
-            return
-        if self._engine is None and self.settings.redis_url is not None:
-            try:
-                self._engine = RedisEngine(self.settings.redis_url, broker.deliver)
-            except UsageError as error:
-                raise StartupError(str(error)) from error
-        if self._engine is not None:
-            await self._engine.open()
-            broker.use_engine(self._engine)
-
-    async def _close_engine(self) -> None:
-        if self._engine is not None:
-            if homes.broker.engine is self._engine:
-                homes.broker.use_engine(ProcessEngine())
-            await self._engine.close()
 
     async def _listen(self, sock: socket.socket) -> None:
         template = make_template(sock.getsockname(), sys.stderr) | self._service.app_env
@@ -306,11 +270,7 @@ class Server:
 
     def abort(self) -> None:
         """Cuts every connection, and every app and handler that is running."""
-        self._service.stopping = self._service.aborted = True
-        for connection in tuple(self._service.connections):
-            connection.abort()
-        for task in tuple(self._service.tasks):
-            task.cancel()
+        self._draining.cut()
         if self._starting is not None:
             self._starting.cancel()
         for server in self._companions:
@@ -322,73 +282,39 @@ class Server:
         loop = self._stopped.get_loop()
         seconds = self.settings.stop_timeout if timeout is None else timeout
         if self._ending is None:
-            self._deadline = loop.time() + drain + seconds
-            self._service.drain_seconds = drain
+            self._draining.set_deadline(loop.time() + drain + seconds, drain)
             self._ending = loop.create_task(self._stop(seconds))
         elif self._service.drain_seconds and not drain:
             self._end_drain(loop.time() + seconds)
 
     def _end_drain(self, deadline: float) -> None:
-        """A stop overtakes a drain: idle connections are closed after all."""
-        self._deadline = min(self._deadline, deadline)
-        self._service.drain_seconds = 0
-        if self._service.stopping:
-            for connection in tuple(self._service.connections):
-                if isinstance(connection, HTTPProtocol):
-                    connection.shut_down()
+        self._draining.hasten(deadline)
         for server in self._companions:
             server._end_drain(deadline)
 
     async def _stop(self, seconds: float) -> None:
-        service = self._service
-        loop = asyncio.get_running_loop()
         if self._starting is not None:  # its sockets must not be closed under it
-            await asyncio.wait([self._starting], timeout=max(seconds, _ABORT_SECONDS))
+            await asyncio.wait([self._starting], timeout=max(seconds, ABORT_SECONDS))
             if not self._starting.done():
                 error_log.warning("the start was cut: a stop had waited for it in vain")
                 self._starting.cancel()
-                await asyncio.wait([self._starting], timeout=_ABORT_SECONDS)
+                await asyncio.wait([self._starting], timeout=ABORT_SECONDS)
+        service = self._service
         try:
-            if self._leads:
-                await lifecycle.enter_state("start_shutdown")
-            service.stopping = True
+            await self._surroundings.say_stopping()
             self.close_sockets()
-            for connection in tuple(service.connections):
-                connection.shut_down()
+            self._draining.ask()
             drain = service.drain_seconds
             await asyncio.gather(
                 *(server.stop(seconds, drain=drain) for server in self._companions)
             )
-            await asyncio.sleep(0)  # closed transports tell their protocols
-            while (service.connections or service.tasks) and loop.time() < self._deadline:
-                await asyncio.sleep(_LOOK_SECONDS)
-            if service.connections or service.tasks:
-                error_log.warning(
-                    "%d connections and %d tasks were cut: they had not ended after %g seconds",
-                    len(service.connections),
-                    len(service.tasks),
-                    seconds,
-                )
-                self.abort()
-                self._deadline = loop.time() + _ABORT_SECONDS
-                while (service.connections or service.tasks) and loop.time() < self._deadline:
-                    await asyncio.sleep(_LOOK_SECONDS)
-            service.disk.close()
-            if self._owns_pool:
-                service.pool.close()
-            while self._owns_pool and not service.pool.finished and loop.time() < self._deadline:
-                await asyncio.sleep(_LOOK_SECONDS)
+            await self._draining.wait(seconds)
+            await self._draining.end_threads(with_pool=self._owns_pool)
         finally:
-            if self._lifespan is not None:
-                await self._lifespan.stop()
             service.clock.stop()
             if service.access_log is not None:
                 service.access_log.flush()
-            if self._leads:
-                await lifecycle.enter_state("on_finish")
-            await self._close_engine()
-            homes.leave_loop(loop, service.post)
-            lifecycle.leave_loop(loop)
+            await self._surroundings.leave(service)
             assert self._stopped is not None
             if not self._stopped.done():
                 self._stopped.set_result(None)
@@ -421,10 +347,3 @@ class Server:
     def __repr__(self) -> str:
         where = ", ".join(self._urls) or "unbound"
         return f"<Server {where}, {len(self._service.connections)} connections>"
-
-
-async def _enter(state: str) -> None:
-    try:
-        await lifecycle.enter_state(state)
-    except Exception as error:
-        raise StartupError(f"a hook of {state} raised {type(error).__name__}: {error}") from error

@@ -70,6 +70,8 @@ def test_protocols_know_nothing_of_who_starts_them(name: str):
     """A protocol is given its service; it never reaches for the server or the process."""
     above = (
         "server",
+        "surroundings",
+        "draining",
         "supervision",
         "supervisor",
         "cli",

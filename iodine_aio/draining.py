@@ -1,0 +1,86 @@
+"""The end of a server's connections: each is asked to end, awaited, and cut in the end."""
+
+import asyncio
+from typing import Final
+
+from iodine_aio.logs import error_log
+from iodine_aio.protocols.http1 import HTTPProtocol
+from iodine_aio.protocols.service import Service
+
+ABORT_SECONDS: Final = 1.0  # what aborted connections get to say so to their handlers
+
+_LOOK_SECONDS: Final = 0.01  # how often it is looked whether all connections have ended
+
+
+class Draining:
+    """Ends the connections, tasks and threads of `service` until a deadline."""
+
+    def __init__(self, service: Service) -> None:
+        self._service: Final = service
+        self._deadline = 0.0  # in the loop's time
+
+    def set_deadline(self, deadline: float, drain_seconds: float) -> None:
+        """Everything is to have ended at `deadline`; idle connections may stay open for a while."""
+        self._deadline = deadline
+        self._service.drain_seconds = drain_seconds
+
+    def ask(self) -> None:
+        """Asks every connection to end, when it has done what it is doing."""
+        self._service.stopping = True
+        for connection in tuple(self._service.connections):
+            connection.shut_down()
+
+    def hasten(self, deadline: float) -> None:
+        """A stop overtakes a drain: idle connections are closed after all."""
+        service = self._service
+        self._deadline = min(self._deadline, deadline)
+        service.drain_seconds = 0
+        if service.stopping:
+            for connection in tuple(service.connections):
+                if isinstance(connection, HTTPProtocol):
+                    connection.shut_down()
+
+    def cut(self) -> None:
+        """Cuts every connection, and every app and handler that is running."""
+        service = self._service
+        service.stopping = service.aborted = True
+        for connection in tuple(service.connections):
+            connection.abort()
+        for task in tuple(service.tasks):
+            task.cancel()
+
+    async def wait(self, seconds: float) -> None:
+        """Waits until all have ended, and cuts who has not at the deadline.
+
+        Args:
+            seconds: they had, as the log is told.
+        """
+        service = self._service
+        await asyncio.sleep(0)  # closed transports tell their protocols
+        await self._look()
+        if service.connections or service.tasks:
+            error_log.warning(
+                "%d connections and %d tasks were cut: they had not ended after %g seconds",
+                len(service.connections),
+                len(service.tasks),
+                seconds,
+            )
+            self.cut()
+            self._deadline = asyncio.get_running_loop().time() + ABORT_SECONDS
+            await self._look()
+
+    async def end_threads(self, with_pool: bool) -> None:
+        """Ends the threads, those of the pool if no other server has it."""
+        service = self._service
+        service.disk.close()
+        if with_pool:
+            service.pool.close()
+            loop = asyncio.get_running_loop()
+            while not service.pool.finished and loop.time() < self._deadline:
+                await asyncio.sleep(_LOOK_SECONDS)
+
+    async def _look(self) -> None:
+        service = self._service
+        loop = asyncio.get_running_loop()
+        while (service.connections or service.tasks) and loop.time() < self._deadline:
+            await asyncio.sleep(_LOOK_SECONDS)
