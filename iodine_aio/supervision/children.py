@@ -28,6 +28,7 @@ class Child:
     Attributes:
         slot: the number of its place.
         ready: it accepts connections.
+        ready_at: since when it has.
         stopping: it was told to end.
         used: the listeners it has asked for.
         heard_at: when it last said something.
@@ -37,7 +38,7 @@ class Child:
 
     __slots__ = (
         *("control", "deadline", "failure", "heard_at", "link", "pid", "ready", "slot"),
-        *("started_at", "stopping", "used"),
+        *("ready_at", "stopping", "used"),
     )
 
     def __init__(self, pid: int, slot: int, control: Control, link: socket.socket) -> None:
@@ -48,7 +49,8 @@ class Child:
         self.ready = False
         self.stopping = False
         self.used: Final[set[Key]] = set()
-        self.started_at = self.heard_at = time.monotonic()
+        self.heard_at = time.monotonic()
+        self.ready_at = 0.0
         self.deadline = float("inf")
         self.failure: tuple[int, str] | None = None
 

@@ -33,7 +33,6 @@ _SIGNALS: Final = (*_NOT_FOR_WORKERS, signal.SIGTERM, signal.SIGCHLD)
 
 _LAST_SECONDS: Final = 3.0  # after its deadline, until a worker that stops is killed
 _FORCE_SECONDS: Final = 1.5  # what workers get to cut everything
-_STABLE_SECONDS: Final = 10.0  # a worker that lived for so long died of something new
 _RETRY_SECONDS: Final = 60.0  # after a replacement that failed, until the next of the same worker
 
 _STARTING: Final = 0  # not all workers have been ready yet
@@ -207,6 +206,7 @@ class Supervisor:
 
     def _welcome(self, child: Child) -> None:
         child.ready = True
+        child.ready_at = time.monotonic()
         slot = self._places.find(child)
         if slot is not None and slot.newcomer is child:
             old, slot.worker, slot.newcomer = slot.worker, child, None
@@ -267,8 +267,8 @@ class Supervisor:
         else:
             error_log.error("no new worker: %s", child.explain(code)[1])
         lifecycle.enter_state_now("on_child_crush")
-        if child.ready and time.monotonic() - child.started_at >= _STABLE_SECONDS:
-            slot.failures = 0
+        if child.ready:
+            slot.backoff.note_end(time.monotonic() - child.ready_at)
         slot.worker, slot.newcomer = slot.newcomer, None
         if slot.worker is None:
             self._places.start_later(slot)
@@ -334,7 +334,7 @@ class Supervisor:
         systemd.notify_reloading()
         self._due.clear()
         for slot in self._places:
-            slot.failures = 0
+            slot.backoff.forget()
             if slot.newcomer is not None:  # its code may be old already
                 slot.newcomer.tell_to_end(["stop", 0], _FORCE_SECONDS)
             self._due.append(slot)

@@ -10,13 +10,11 @@ from typing import Any, Final
 from iodine_aio.binds import Bind, parse_bind
 from iodine_aio.errors import StartupError, UsageError
 from iodine_aio.logs import error_log
+from iodine_aio.supervision.backoff import Backoff
 from iodine_aio.supervision.children import Child, Children
 from iodine_aio.supervision.slots import SlotSockets
 
 NEVER: Final = float("inf")
-
-_FIRST_PAUSE: Final = 0.5  # seconds before the second replacement in a row
-_LONGEST_PAUSE: Final = 10.0
 
 
 class Slot:
@@ -25,18 +23,18 @@ class Slot:
     Attributes:
         worker: who serves there.
         newcomer: who will in its stead, once it is ready.
-        failures: replacements in a row that did not live long.
+        backoff: how long it is left empty.
         start_at: when the next one is due, if there is none.
         retry_at: until when nobody is replaced who asks for it.
     """
 
-    __slots__ = ("failures", "newcomer", "number", "retry_at", "start_at", "worker")
+    __slots__ = ("backoff", "newcomer", "number", "retry_at", "start_at", "worker")
 
     def __init__(self, number: int) -> None:
         self.number: Final = number
         self.worker: Child | None = None
         self.newcomer: Child | None = None
-        self.failures = 0
+        self.backoff: Final = Backoff()
         self.start_at = NEVER
         self.retry_at = 0.0
 
@@ -94,9 +92,8 @@ class Places:
 
     def start_later(self, slot: Slot) -> None:
         """The next worker is due at once or, if that did not help, ever later."""
-        pause = _FIRST_PAUSE * 2 ** min(slot.failures - 1, 10) if slot.failures else 0.0
-        slot.failures += 1
-        slot.start_at = time.monotonic() + min(pause, _LONGEST_PAUSE)
+        pause = slot.backoff.next_pause()
+        slot.start_at = time.monotonic() + pause
         if pause:
             self._lend(slot.number)
 
