@@ -35,12 +35,8 @@ from iodine_aio.protocols.upgrade import (
 )
 from iodine_aio.replies import Reply
 from iodine_aio.wire.environ import Env
-from iodine_aio.wire.response import (
-    Framing,
-    ResponseHead,
-    parse_headers,
-    parse_status,
-)
+from iodine_aio.wire.framing import Framing
+from iodine_aio.wire.response import ResponseHead, parse_headers, parse_status
 from iodine_aio.wire.segments import FileBody
 
 _EXPLANATIONS: Final = {

@@ -9,7 +9,7 @@ from iodine_aio.protocols.filing import FileSender
 from iodine_aio.protocols.sending import BLOCK_BYTES, IteratorSender, Outlet, Sender, TaskSender
 from iodine_aio.protocols.streaming import StreamSender
 from iodine_aio.protocols.writing import bytes_of
-from iodine_aio.wire.response import Framing
+from iodine_aio.wire.framing import Framing
 from iodine_aio.wire.segments import FileBody
 
 

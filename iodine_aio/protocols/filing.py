@@ -18,7 +18,7 @@ from typing import Final
 
 from iodine_aio.logs import error_log
 from iodine_aio.protocols.sending import BLOCK_BYTES, TURN_BYTES, Outlet, Sender
-from iodine_aio.wire.response import Framing
+from iodine_aio.wire.framing import Framing
 from iodine_aio.wire.segments import FileBody
 
 DIRECT_BYTES: Final = 32 * 1024  # less than that waits for what is written with it

@@ -13,7 +13,7 @@ from iodine_aio.errors import ClientGoneError
 from iodine_aio.logs import error_log
 from iodine_aio.protocols.service import HELD_SECONDS, Service, log_failure
 from iodine_aio.protocols.writing import bytes_of
-from iodine_aio.wire.response import Framing
+from iodine_aio.wire.framing import Framing
 
 BLOCK_BYTES: Final = 128 * 1024  # a file is read in pieces of this size
 TURN_BYTES: Final = 64 * 1024  # what one response may send before others get their turn

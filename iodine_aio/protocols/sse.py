@@ -9,7 +9,7 @@ from iodine_aio.protocols.writing import OPEN
 from iodine_aio.pubsub.broker import Message
 from iodine_aio.wire.environ import Env
 from iodine_aio.wire.events import KEEP_ALIVE, Event, encode_event
-from iodine_aio.wire.response import LAST_CHUNK, encode_chunk
+from iodine_aio.wire.framing import LAST_CHUNK, encode_chunk
 
 MAX_IGNORED: Final = 64 * 1024  # bytes that a client may send to nobody
 

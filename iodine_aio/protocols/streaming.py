@@ -11,7 +11,7 @@ from iodine_aio.protocols.sending import TURN_BYTES, Outlet, TaskSender
 from iodine_aio.protocols.service import Service
 from iodine_aio.protocols.writing import bytes_of
 from iodine_aio.replies import Reply
-from iodine_aio.wire.response import Framing
+from iodine_aio.wire.framing import Framing
 
 # One lock for all: it is held for an addition only, and few threads write.
 _posting: Final = threading.Lock()

@@ -11,7 +11,7 @@ from iodine_aio.errors import UsageError
 from iodine_aio.pubsub.patterns import Pattern, compile_pattern
 from iodine_aio.wire.events import encode_event
 from iodine_aio.wire.frames import BINARY, TEXT, encode_frame
-from iodine_aio.wire.response import encode_chunk
+from iodine_aio.wire.framing import encode_chunk
 
 MAX_MATCHES: Final = 1024  # channels whose patterns are remembered
 MAX_CHANNELS: Final = 100_000

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from iodine_aio.errors import ResponseError
 from iodine_aio.wire.body import ChunkedReader
+from iodine_aio.wire.framing import Framing
 from iodine_aio.wire.response import (
-    Framing,
     ResponseHead,
     block_for_101,
     make_raw_head,
