@@ -18,6 +18,9 @@ from iodine_aio.supervision.signals import SignalPipe
 from iodine_aio.supervision.slots import Key, SlotSockets
 from iodine_aio.supervision.worker import flush_outputs
 
+_LAST_SECONDS: Final = 3.0  # after its deadline, until a worker that stops is killed
+_FORCE_SECONDS: Final = 1.5  # what workers get to cut everything
+
 # What a worker does, with its ends of the two lines to its parent; returns its exit code.
 Work = Callable[[Control, socket.socket], int]
 
@@ -54,7 +57,23 @@ class Child:
         self.deadline = float("inf")
         self.failure: tuple[int, str] | None = None
 
-    def tell_to_end(self, order: Sequence[Any], seconds: float) -> None:
+    def drain(self, seconds: float) -> None:
+        """Lets it end, with everything that is open, within `seconds`."""
+        self._tell_to_end(["drain"], seconds + _LAST_SECONDS)
+
+    def stop(self, seconds: float) -> None:
+        """Lets it end, and what has not within `seconds` is cut."""
+        self._tell_to_end(["stop", seconds], seconds + _LAST_SECONDS)
+
+    def stop_at_once(self) -> None:
+        """Lets it cut everything and end."""
+        self._tell_to_end(["stop", 0], _FORCE_SECONDS)
+
+    def abort(self) -> None:
+        """As `stop_at_once`, for one that stops already and waits for its app."""
+        self._tell_to_end(["abort"], _FORCE_SECONDS)
+
+    def _tell_to_end(self, order: Sequence[Any], seconds: float) -> None:
         """Gives an order to end, and `seconds` for that."""
         self.stopping = True
         self.deadline = min(self.deadline, time.monotonic() + seconds)

@@ -7,7 +7,6 @@ it waits in a selector for signals, for what its workers say, and for what they 
 import selectors
 import signal
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Final
 
@@ -21,6 +20,7 @@ from iodine_aio.supervision.bridge import Bridge
 from iodine_aio.supervision.children import Child, Children, describe_end, enter_state
 from iodine_aio.supervision.control import Words
 from iodine_aio.supervision.places import NEVER, Places, Slot
+from iodine_aio.supervision.replacements import Replacements
 from iodine_aio.supervision.signals import SignalPipe
 from iodine_aio.supervision.slots import SlotSockets
 from iodine_aio.supervision.worker import Load, Worker
@@ -30,10 +30,6 @@ _RESTART_SIGNALS: Final = (signal.SIGHUP, signal.SIGUSR1)
 # What a terminal or an administrator sends to all processes is meant for the parent.
 _NOT_FOR_WORKERS: Final = (signal.SIGINT, *_RESTART_SIGNALS, signal.SIGTTIN, signal.SIGTTOU)
 _SIGNALS: Final = (*_NOT_FOR_WORKERS, signal.SIGTERM, signal.SIGCHLD)
-
-_LAST_SECONDS: Final = 3.0  # after its deadline, until a worker that stops is killed
-_FORCE_SECONDS: Final = 1.5  # what workers get to cut everything
-_RETRY_SECONDS: Final = 60.0  # after a replacement that failed, until the next of the same worker
 
 _STARTING: Final = 0  # not all workers have been ready yet
 _SERVING: Final = 1
@@ -60,10 +56,8 @@ class Supervisor:
         self._settings: Final = server.settings
         self._on_ready: Final = on_ready
         self._state = _STARTING
-        self._due: Final[deque[Slot]] = deque()  # whose workers are to be replaced
-        self._leaving: Child | None = None  # who drains, before the next one is replaced
         self._failure: StartupError | None = None
-        self._restart_asked = False
+        self._restart_asked = False  # too early: it begins when all are ready
         self._stops_asked = 0
         self._signals: Final = SignalPipe(_SIGNALS)
         self._selector: Final = selectors.DefaultSelector()
@@ -80,6 +74,7 @@ class Supervisor:
             _NOT_FOR_WORKERS,
         )
         self._places: Final = Places(self._children, sockets)
+        self._replacements: Final = Replacements(self._children, self._places, self._settings)
 
     def run(self) -> None:
         """Serves until told to stop.
@@ -123,7 +118,8 @@ class Supervisor:
         if others:
             self._take_signals()
             self._look_at_the_time()
-            self._go_on_replacing()
+            if self._state == _SERVING:
+                self._replacements.go_on()
 
     def _take_signals(self) -> None:
         taken = self._signals.take()
@@ -207,53 +203,26 @@ class Supervisor:
     def _welcome(self, child: Child) -> None:
         child.ready = True
         child.ready_at = time.monotonic()
-        slot = self._places.find(child)
-        if slot is not None and slot.newcomer is child:
-            old, slot.worker, slot.newcomer = slot.worker, child, None
-            if old is not None:
-                self._leaving = old
-                self._drain(old)
+        self._replacements.take_over(child)
         workers = [slot.worker for slot in self._places]
         if self._state == _STARTING and all(one is not None and one.ready for one in workers):
             self._state = _SERVING
             systemd.notify("READY=1")
             self._on_ready()
             if self._restart_asked:
-                self._restart()
-
-    def _drain(self, child: Child) -> None:
-        settings = self._settings
-        seconds = settings.drain_timeout + settings.stop_timeout + _LAST_SECONDS
-        child.tell_to_end(["drain"], seconds)
+                self._replacements.restart_all()
 
     def _retire(self, child: Child, why: str) -> None:
-        slot = self._places.find(child)
-        if (
-            self._state == _SERVING
-            and slot is not None
-            and slot.worker is child
-            and slot.newcomer is None
-            and slot not in self._due
-            and slot.retry_at <= time.monotonic()
-        ):
-            error_log.info("worker %d is replaced: %s", child.pid, why)
-            self._due.append(slot)
+        if self._state == _SERVING:
+            self._replacements.ask_for(child, why)
 
     # Who dies, and who comes after.
 
     def _bury(self, child: Child, code: int) -> None:
-        if self._leaving is child:
-            self._leaving = None
-        slot = self._places.find(child)
-        if slot is None or self._state == _STOPPING:
+        if self._state == _STOPPING or self._replacements.lose(child, code):
             return
-        if slot.newcomer is child:
-            slot.newcomer = None
-            if not child.stopping:
-                self._due.clear()
-                slot.retry_at = time.monotonic() + _RETRY_SECONDS
-                self._say_no_restart(child.explain(code)[1])
-        elif slot.worker is child:
+        slot = self._places.find(child)
+        if slot is not None and slot.worker is child:
             if self._state == _STARTING:
                 status, text = child.explain(code)
                 self._give_up(StartupError(text, status))
@@ -273,39 +242,11 @@ class Supervisor:
         if slot.worker is None:
             self._places.start_later(slot)
 
-    def _go_on_replacing(self) -> None:
-        """Starts the next newcomer, when the last one is there and its predecessor gone."""
-        if self._state != _SERVING or self._leaving is not None:
-            return
-        if any(slot.newcomer is not None for slot in self._places):
-            return
-        while self._due:
-            slot = self._due.popleft()
-            if slot.worker is None:
-                continue  # the next one there is new anyway
-            try:
-                slot.newcomer = self._children.fork(slot.number)
-            except (OSError, StartupError) as error:
-                self._due.clear()
-                self._say_no_restart(str(error))
-            return
-        if self._restart_asked:
-            self._restart_asked = False
-            self._places.close_unused()
-            error_log.info("%d workers were restarted", len(self._places))
-            systemd.notify("READY=1")
-
-    def _say_no_restart(self, text: str) -> None:
-        if self._restart_asked:
-            self._restart_asked = False
-            systemd.notify("READY=1")
-        error_log.error("no restart, the old workers go on: %s", text)
-
     def _give_up(self, error: StartupError) -> None:
         self._failure = error
         self._state = _STOPPING
         for child in self._children.alive:
-            child.tell_to_end(["stop", 0], _FORCE_SECONDS)
+            child.stop_at_once()
 
     # Signals.
 
@@ -315,29 +256,19 @@ class Supervisor:
             systemd.notify("STOPPING=1")
             lifecycle.enter_state_now("start_shutdown")
         self._state = _STOPPING
-        timeout = self._settings.stop_timeout
         for child in self._children.alive:
             if self._stops_asked == 1:
-                child.tell_to_end(["stop", timeout], timeout + _LAST_SECONDS)
+                child.stop(self._settings.stop_timeout)
             elif self._stops_asked == 2:
-                child.tell_to_end(["abort"], _FORCE_SECONDS)
+                child.abort()
             else:
                 child.kill(signal.SIGKILL)
 
     def _restart(self) -> None:
-        """Replaces every worker, one after the other."""
-        if self._state == _STOPPING:
-            return
-        self._restart_asked = True
         if self._state == _STARTING:
-            return
-        systemd.notify_reloading()
-        self._due.clear()
-        for slot in self._places:
-            slot.backoff.forget()
-            if slot.newcomer is not None:  # its code may be old already
-                slot.newcomer.tell_to_end(["stop", 0], _FORCE_SECONDS)
-            self._due.append(slot)
+            self._restart_asked = True
+        elif self._state == _SERVING:
+            self._replacements.restart_all()
 
     def _add_worker(self) -> None:
         if self._state == _SERVING:
@@ -349,9 +280,8 @@ class Supervisor:
             return
         slot = self._places.remove()
         error_log.info("%d workers from now on", len(self._places))
-        if slot in self._due:
-            self._due.remove(slot)
+        self._replacements.forget(slot)
         if slot.worker is not None:
-            self._drain(slot.worker)
+            slot.worker.drain(self._settings.drain_timeout + self._settings.stop_timeout)
         if slot.newcomer is not None:
-            slot.newcomer.tell_to_end(["stop", 0], _FORCE_SECONDS)
+            slot.newcomer.stop_at_once()
