@@ -12,7 +12,8 @@ from iodine_aio.errors import (
 from iodine_aio.lifecycle import Timer, defer, on_state, run_after, run_every
 from iodine_aio.loop import Loop, new_event_loop
 from iodine_aio.protocols.methods import Client, EventStream, Protocol, WebSocket
-from iodine_aio.pubsub.broker import Message, Subscription
+from iodine_aio.pubsub.broker import Subscription
+from iodine_aio.pubsub.message import Message
 from iodine_aio.pubsub.publisher import Publisher
 from iodine_aio.server import Server
 from iodine_aio.serving import listen, serve

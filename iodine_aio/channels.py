@@ -7,7 +7,8 @@ from typing import Final, overload
 from iodine_aio import homes
 from iodine_aio.errors import UsageError
 from iodine_aio.homes import broker, find_home
-from iodine_aio.pubsub.broker import Message, Subscription
+from iodine_aio.pubsub.broker import Subscription
+from iodine_aio.pubsub.message import Message
 from iodine_aio.subscriptions import Called, Messages
 
 _lock: Final = threading.Lock()

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from iodine_aio.protocols.service import log_subscriber
-from iodine_aio.pubsub.broker import Broker, Message, Subscriber
+from iodine_aio.pubsub.broker import Broker, Subscriber
+from iodine_aio.pubsub.message import Message
 from iodine_aio.settings import Settings
 
 _Post = Callable[..., bool]

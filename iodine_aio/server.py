@@ -19,7 +19,7 @@ from iodine_aio.logs import error_log
 from iodine_aio.protocols.http1 import HTTPProtocol
 from iodine_aio.protocols.listening import RawAcceptor, check_raw_handler
 from iodine_aio.protocols.service import Served, Service
-from iodine_aio.pubsub.broker import CarryingEngine
+from iodine_aio.pubsub.engine import CarryingEngine
 from iodine_aio.settings import Settings
 from iodine_aio.surroundings import Surroundings
 from iodine_aio.wire.environ import Env, make_template

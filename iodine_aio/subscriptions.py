@@ -17,7 +17,8 @@ from iodine_aio import homes
 from iodine_aio.errors import UsageError
 from iodine_aio.homes import broker, call_home, find_home
 from iodine_aio.logs import error_log
-from iodine_aio.pubsub.broker import Message, Subscription
+from iodine_aio.pubsub.broker import Subscription
+from iodine_aio.pubsub.message import Message
 
 MAX_TURN: Final = 64  # messages to one callback before others get their turn
 

@@ -10,8 +10,8 @@ from iodine_aio import homes, lifecycle
 from iodine_aio.apps.application import Lifespan
 from iodine_aio.errors import StartupError, UsageError
 from iodine_aio.protocols.service import Service
-from iodine_aio.pubsub.broker import CarryingEngine, ProcessEngine
 from iodine_aio.pubsub.connections import require_redis
+from iodine_aio.pubsub.engine import CarryingEngine, ProcessEngine
 from iodine_aio.pubsub.redis import RedisEngine
 from iodine_aio.settings import Settings
 

@@ -19,7 +19,8 @@ from iodine_aio.protocols.service import Service
 from iodine_aio.protocols.subscriptions import Called, Straight
 from iodine_aio.protocols.turns import SLICE_BYTES, Turns
 from iodine_aio.protocols.writing import CLOSED, CLOSING, OPEN
-from iodine_aio.pubsub.broker import Message, Subscription
+from iodine_aio.pubsub.broker import Subscription
+from iodine_aio.pubsub.message import Message
 from iodine_aio.wire.environ import Env
 
 
@@ -35,7 +36,6 @@ class Connection(Turns):
     """
 
     __slots__ = (
-        "_subscriptions",
         "close_code",
         "close_reason",
         "deadline",
@@ -58,7 +58,6 @@ class Connection(Turns):
         self.heard_at = 0.0
         self.close_code: int | None = None
         self.close_reason = ""
-        self._subscriptions: dict[tuple[str, bool], Connection | Called] | None = None
 
     # What a kind of connection defines for itself.
 
@@ -109,10 +108,12 @@ class Connection(Turns):
         self.deadline = min(
             self.deadline, self.service.clock.deadline(self.service.settings.send_timeout)
         )
+        self._renew_outlet()
         self._hold_reading()
 
     def resume_writing(self) -> None:
         self._paused = False
+        self._renew_outlet()
         if self._state == OPEN:
             self.deadline = self.service.clock.deadline(self.timeout)
         self._wake_waiters()
@@ -260,13 +261,21 @@ class Connection(Turns):
         if isinstance(replaced, Called):
             replaced.ended = True
         self._subscriptions[channel, pattern] = subscriber
+        if self._output:
+            self.service.broker.holders.add(self)
 
     def _leave_all(self) -> None:
         held, self._subscriptions = self._subscriptions, None
+        if held is not None:
+            self.service.broker.holders.discard(self)
         for (channel, pattern), subscriber in (held or {}).items():
             if isinstance(subscriber, Called):
                 subscriber.ended = True
             self.service.broker.unsubscribe(channel, self, pattern)
+
+    def _renew_outlet(self) -> None:
+        for channel, pattern in self._subscriptions or ():
+            self.service.broker.renew(channel, pattern)
 
     def set_timeout(self, seconds: float) -> None:
         """Changes `timeout`, from now on.
@@ -325,7 +334,7 @@ class Connection(Turns):
     def _end_writing(self) -> None:
         """From here on `write` is refused; what was written has `close_timeout` to go out."""
         if self._state == OPEN:
-            self._flush()
+            self.flush()
             assert self.transport is not None
             self._state = CLOSING
             self._leave_all()

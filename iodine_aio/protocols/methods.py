@@ -15,7 +15,8 @@ from iodine_aio.protocols.connection import (
     open_streams,
     open_websockets,
 )
-from iodine_aio.pubsub.broker import Message, Subscription
+from iodine_aio.pubsub.broker import Subscription
+from iodine_aio.pubsub.message import Message
 from iodine_aio.wire.events import Event
 
 STATE: Final = "_iodine_connection"

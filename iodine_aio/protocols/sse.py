@@ -6,7 +6,7 @@ from iodine_aio.clock import NEVER
 from iodine_aio.protocols.connection import Connection, open_streams
 from iodine_aio.protocols.service import Service
 from iodine_aio.protocols.writing import OPEN
-from iodine_aio.pubsub.broker import Message
+from iodine_aio.pubsub.message import Message
 from iodine_aio.wire.environ import Env
 from iodine_aio.wire.events import KEEP_ALIVE, Event, encode_event
 from iodine_aio.wire.framing import LAST_CHUNK, encode_chunk

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from iodine_aio.protocols.service import Service
-from iodine_aio.pubsub.broker import Message, Subscription
+from iodine_aio.pubsub.broker import Subscription
+from iodine_aio.pubsub.message import Message
 
 _Cancel = Callable[[str, bool, Any], None]
 

@@ -5,7 +5,7 @@ from typing import Any
 from iodine_aio.protocols.connection import Connection, open_raw
 from iodine_aio.protocols.service import Service
 from iodine_aio.protocols.writing import bytes_of
-from iodine_aio.pubsub.broker import Message
+from iodine_aio.pubsub.message import Message
 from iodine_aio.wire.environ import Env
 from iodine_aio.wire.events import Event
 

@@ -1,13 +1,16 @@
 """A WebSocket: messages, pings, the closing handshake (RFC 6455, sections 5 to 7)."""
 
+import asyncio
 from time import monotonic
 from typing import Any, Final
+
+import uvloop
 
 from iodine_aio.protocols.callbacks import name_handler
 from iodine_aio.protocols.connection import Connection, open_websockets
 from iodine_aio.protocols.service import HELD_SECONDS, Service
 from iodine_aio.protocols.writing import CLOSED, OPEN, bytes_of, half_close
-from iodine_aio.pubsub.broker import Message
+from iodine_aio.pubsub.message import Message
 from iodine_aio.wire.environ import Env
 from iodine_aio.wire.events import Event
 from iodine_aio.wire.frames import (
@@ -46,14 +49,15 @@ class WebSocketProtocol(Connection):
         return encode_frame(TEXT if isinstance(data, str) else BINARY, bytes_of(data))
 
     def deliver(self, message: Message) -> None:
-        frame = message._websocket_frame or message.websocket_frame
-        # Nearly always nothing is in the way, and it costs little more than the write.
-        if self._output is None and not (self._state or self._paused or self._drains):
-            transport = self.transport
-            if transport is not None and not transport.is_closing():
-                transport.write(frame)
-        else:
-            self.deliver_frame(frame)
+        self.deliver_frame(message.websocket_frame)
+
+    @property
+    def outlet(self) -> asyncio.Transport | None:
+        """The transport, while nothing is in the way of what is published."""
+        if self._state or self._paused or self._drains:
+            return None
+        # Others warn of what is written between a failure and `connection_lost`.
+        return self.transport if isinstance(self.service.loop, uvloop.Loop) else None
 
     def receive(self, data: bytes) -> int:
         started = monotonic()

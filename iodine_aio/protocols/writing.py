@@ -7,7 +7,7 @@ is bounded by the soft limit (the writer is told) and the hard one (the policy d
 import asyncio
 import itertools
 from threading import Lock, get_ident
-from typing import Final
+from typing import Any, Final
 
 from iodine_aio.errors import UsageError
 from iodine_aio.logs import error_log
@@ -47,6 +47,7 @@ class Writing(asyncio.Protocol):
         "_paused",
         "_posted",
         "_state",
+        "_subscriptions",
         "_undrained",
         "_unsent",
         "_waiters",
@@ -68,6 +69,7 @@ class Writing(asyncio.Protocol):
         self._drains = False  # someone wants to hear when all was sent
         self._undrained = False
         self._waiters: list[asyncio.Future[None]] | None = None
+        self._subscriptions: dict[tuple[str, bool], Any] | None = None  # None until the first
 
     def encode(self, data: str | bytes | Event) -> bytes:
         """`data` as it goes on the wire."""
@@ -118,7 +120,7 @@ class Writing(asyncio.Protocol):
 
     async def drain(self) -> bool:
         """Waits until the connection takes more; False if it is gone."""
-        self._flush()
+        self.flush()
         if self._paused and self._state != CLOSED:
             waiter = asyncio.get_running_loop().create_future()
             if self._waiters is None:
@@ -159,18 +161,23 @@ class Writing(asyncio.Protocol):
             if self._drains:
                 self.service.loop.call_soon(self.say_drained)
             return
+        if not output and self._subscriptions is not None:
+            self.service.broker.holders.add(self)
         output.append(frame)
         self._kept += len(frame)
         if self._kept > FLUSH_BYTES:
-            self._flush()
+            self.flush()
 
     def _uncork(self) -> None:
-        self._flush()
+        self.flush()
         self._output = None
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Writes what was kept back."""
         if self._output and self._state != CLOSED:
             self._kept = 0
+            if self._subscriptions is not None:
+                self.service.broker.holders.discard(self)
             output, self._output = self._output, []
             self._transmit(output[0] if len(output) == 1 else b"".join(output))
             if self._drains:

@@ -8,7 +8,7 @@ import signal
 import socket
 
 from iodine_aio.loop import new_event_loop
-from iodine_aio.pubsub.broker import Message
+from iodine_aio.pubsub.message import Message
 from iodine_aio.pubsub.outbox import Losses
 from iodine_aio.pubsub.packets import (
     MAX_CHANNEL_BYTES,

@@ -1,78 +1,20 @@
 """Channels of this process: who listens to them, and what is handed to whom.
 
-A broker belongs to one thread. It calls `deliver` of its subscribers and nothing else of
-theirs, in no particular order; what a message becomes on the wire is encoded once.
+A broker belongs to one thread. It calls `deliver` of its subscribers, in no particular
+order, or writes to the outlet of those that have one.
 """
 
 from collections.abc import Callable
 from typing import Final, Protocol
 
 from iodine_aio.errors import UsageError
+from iodine_aio.pubsub.engine import Engine, ProcessEngine
+from iodine_aio.pubsub.message import Message
 from iodine_aio.pubsub.patterns import Pattern, compile_pattern
-from iodine_aio.wire.events import encode_event
-from iodine_aio.wire.frames import BINARY, TEXT, encode_frame
-from iodine_aio.wire.framing import encode_chunk
 
 MAX_MATCHES: Final = 1024  # channels whose patterns are remembered
 MAX_CHANNELS: Final = 100_000
 MAX_CHANNEL_LENGTH: Final = 255
-
-
-class Message:
-    """What was published.
-
-    Attributes:
-        channel: where, never a pattern.
-        data: a str is text, bytes are binary.
-    """
-
-    __slots__ = ("_event", "_event_chunk", "_raw", "_websocket_frame", "channel", "data")
-
-    def __init__(self, channel: str, data: str | bytes) -> None:
-        self.channel: Final = channel
-        self.data: Final = data
-        # None until somebody needs it.
-        self._raw: bytes | None = None
-        self._websocket_frame: bytes | None = None
-        self._event: bytes | None = None
-        self._event_chunk: bytes | None = None
-
-    @property
-    def raw(self) -> bytes:
-        """`data` as a raw connection gets it."""
-        if self._raw is None:
-            data = self.data
-            self._raw = data.encode() if isinstance(data, str) else data
-        return self._raw
-
-    @property
-    def websocket_frame(self) -> bytes:
-        """`data` as a WebSocket gets it: one frame."""
-        if self._websocket_frame is None:
-            opcode = TEXT if isinstance(self.data, str) else BINARY
-            self._websocket_frame = encode_frame(opcode, self.raw)
-        return self._websocket_frame
-
-    @property
-    def event(self) -> bytes:
-        """`data` as an event stream gets it: its lines, and an empty one."""
-        if self._event is None:
-            data = self.data
-            # An event is text: what is none is made one, since many wait for it.
-            self._event = encode_event(
-                data if isinstance(data, str) else data.decode("utf-8", "replace")
-            )
-        return self._event
-
-    @property
-    def event_chunk(self) -> bytes:
-        """`event` in the chunked coding."""
-        if self._event_chunk is None:
-            self._event_chunk = encode_chunk(self.event)
-        return self._event_chunk
-
-    def __repr__(self) -> str:
-        return f"Message({self.channel!r}, {self.data!r})"
 
 
 class Subscription:
@@ -102,53 +44,54 @@ class Subscription:
 
 
 class Subscriber(Protocol):
-    """Whoever listens to a channel."""
+    """Whoever listens to a channel.
+
+    One that is a WebSocket may have an attribute `outlet`: an `Outlet`, or None for now.
+    """
 
     def deliver(self, message: Message) -> None:
         """Takes a message, at once and without raising."""
 
 
-class Engine(Protocol):
-    """Carries messages between this process and others.
+class Outlet(Protocol):
+    """Takes `Message.websocket_frame` in place of its subscriber, as a transport does."""
 
-    It is told of a channel, or a pattern, when its first subscriber comes and when its
-    last one goes. What comes from elsewhere it hands to `Broker.deliver`.
-    """
-
-    def subscribe(self, channel: str, pattern: bool) -> None:
-        """Messages of `channel` are wanted here from now on."""
-
-    def unsubscribe(self, channel: str, pattern: bool) -> None:
-        """Messages of `channel` are not wanted here any more."""
-
-    def publish(self, message: Message) -> None:
-        """Carries `message`, which was delivered here, to the others."""
+    def write(self, data: bytes) -> None:
+        """Sends `data`, and calls nobody who might subscribe or unsubscribe."""
 
 
-class CarryingEngine(Engine, Protocol):
-    """An engine that works on a loop."""
+class Holder(Protocol):
+    """A subscriber that holds back what it wrote itself, which goes before any message."""
 
-    async def open(self) -> None:
-        """Begins to work on the running loop; others may be out of reach for now."""
-
-    async def close(self) -> None:
-        """Ends, when what was published has left, or does not within a second."""
+    def flush(self) -> None:
+        """Writes it."""
 
 
-class ProcessEngine:
-    """The engine of a process that is alone: there is nobody else."""
-
-    def subscribe(self, channel: str, pattern: bool) -> None:
-        pass
-
-    def unsubscribe(self, channel: str, pattern: bool) -> None:
-        pass
-
-    def publish(self, message: Message) -> None:
-        pass
+_Plan = tuple[tuple[Outlet, ...], tuple[Subscriber, ...]]
 
 
-_Subscribers = dict[object, Subscriber]
+class _Subscribers(dict[object, Subscriber]):
+    """Those of one channel, by key; and what is done for each message, once that is known."""
+
+    __slots__ = ("plan",)
+
+    def __init__(self) -> None:
+        self.plan: _Plan | None = None
+
+    def make_plan(self) -> _Plan:
+        """Parts the subscribers that have an outlet from the others."""
+        # Of ten thousand subscribers none is in a cache when its turn comes: what a message
+        # does not touch costs nothing.
+        outlets: list[Outlet] = []
+        others: list[Subscriber] = []
+        for subscriber in self.values():
+            outlet = getattr(subscriber, "outlet", None)
+            if outlet is None:
+                others.append(subscriber)
+            else:
+                outlets.append(outlet)
+        self.plan = tuple(outlets), tuple(others)
+        return self.plan
 
 
 class Broker:
@@ -156,18 +99,20 @@ class Broker:
 
     Attributes:
         engine: carries messages to other processes.
-        report: is called with a subscriber and with what its `deliver` raised.
+        report: is called with a subscriber, or an outlet, and with what it raised.
         max_channels, max_channel_length: what `subscribe` and `publish` refuse is beyond.
         published: messages published here.
         delivered: messages handed to subscribers here, once for each of them.
         dropped: messages that a subscriber was too slow for.
+        holders: subscribers that hold something back now.
     """
 
-    def __init__(self, report: Callable[[Subscriber, Exception], object]) -> None:
+    def __init__(self, report: Callable[[Subscriber | Outlet, Exception], object]) -> None:
         self.engine: Engine = ProcessEngine()
         self.report: Final = report
         self.max_channels = MAX_CHANNELS
         self.max_channel_length = MAX_CHANNEL_LENGTH
+        self.holders: Final[set[Holder]] = set()
         self.published = 0
         self.delivered = 0
         self.dropped = 0
@@ -191,14 +136,6 @@ class Broker:
             engine.subscribe(channel, False)
         for pattern in self._patterns:
             engine.subscribe(pattern, True)
-
-    def attach(self, engine: Engine) -> None:
-        """Has `engine` carry messages from now on, and tells it what is wanted here."""
-        self.engine = engine
-        for channel in self._channels:
-            engine.subscribe(channel, False)
-        for channel in self._patterns:
-            engine.subscribe(channel, True)
 
     # What may be asked for; may be called from any thread.
 
@@ -268,30 +205,28 @@ class Broker:
         self.check_channel(channel, pattern)
         if key is None:
             key = subscriber
-        if pattern:
-            known = self._patterns.get(channel)
-            subscribers = None if known is None else known[1]
-        else:
-            subscribers = self._channels.get(channel)
+        subscribers = self._find(channel, pattern)
         if subscribers is not None:
             subscribers[key] = subscriber
+            subscribers.plan = None
             return
         self.check_room(channel, pattern)
+        subscribers = _Subscribers()
+        subscribers[key] = subscriber
         if pattern:
-            self._patterns[channel] = (compile_pattern(channel), {key: subscriber})
+            self._patterns[channel] = (compile_pattern(channel), subscribers)
             self._matches.clear()
         else:
-            self._channels[channel] = {key: subscriber}
+            self._channels[channel] = subscribers
         self.engine.subscribe(channel, pattern)
 
     def unsubscribe(self, channel: str, key: object, pattern: bool = False) -> None:
         """Ends the subscription of `key`, if there is one."""
-        if pattern:
-            known = self._patterns.get(channel)
-            subscribers = None if known is None else known[1]
-        else:
-            subscribers = self._channels.get(channel)
-        if subscribers is None or subscribers.pop(key, None) is None or subscribers:
+        subscribers = self._find(channel, pattern)
+        if subscribers is None or subscribers.pop(key, None) is None:
+            return
+        subscribers.plan = None
+        if subscribers:
             return
         if pattern:
             del self._patterns[channel]
@@ -299,6 +234,12 @@ class Broker:
         else:
             del self._channels[channel]
         self.engine.unsubscribe(channel, pattern)
+
+    def renew(self, channel: str, pattern: bool = False) -> None:
+        """Looks anew at outlets: a subscriber of the channel has got one, or has none any more."""
+        subscribers = self._find(channel, pattern)
+        if subscribers is not None:
+            subscribers.plan = None
 
     def publish(self, channel: str, data: str | bytes, but: object | None = None) -> None:
         """Hands `data` to the subscribers of `channel`, here and elsewhere.
@@ -327,17 +268,40 @@ class Broker:
                 self._hand_over(message, subscribers, but)
 
     def _hand_over(self, message: Message, subscribers: _Subscribers, but: object | None) -> None:
-        # A copy, since some may come and go meanwhile.
-        if but is not None and but in subscribers:
-            subscribers = subscribers.copy()
-            del subscribers[but]
-        receivers = tuple(subscribers.values())
-        for subscriber in receivers:
+        for holder in tuple(self.holders):
+            if holder in subscribers:
+                holder.flush()
+        # The plan of now, since some may come and go meanwhile.
+        outlets, others = subscribers.plan or subscribers.make_plan()
+        self.delivered += len(outlets) + len(others)
+        omitted = None if but is None else subscribers.get(but)
+        closed: Outlet | None = None
+        if omitted is not None:
+            self.delivered -= 1
+            closed = getattr(omitted, "outlet", None)
+            if closed is None:
+                rest = list(others)
+                rest.remove(omitted)
+                others = tuple(rest)
+        if outlets:
+            frame = message.websocket_frame
+            for outlet in outlets:
+                if outlet is not closed:
+                    try:
+                        outlet.write(frame)
+                    except Exception as error:  # the others are to have it all the same
+                        self.report(outlet, error)
+        for subscriber in others:
             try:
                 subscriber.deliver(message)
-            except Exception as error:  # the others are to have it all the same
+            except Exception as error:
                 self.report(subscriber, error)
-        self.delivered += len(receivers)
+
+    def _find(self, channel: str, pattern: bool) -> _Subscribers | None:
+        if not pattern:
+            return self._channels.get(channel)
+        known = self._patterns.get(channel)
+        return None if known is None else known[1]
 
     def _find_matches(self, channel: str) -> tuple[_Subscribers, ...]:
         """Subscribers of the patterns that `channel` matches."""

@@ -19,9 +19,9 @@ from typing import Any, Final
 
 from iodine_aio.errors import ProtocolError
 from iodine_aio.logs import error_log, printable
-from iodine_aio.pubsub.broker import Message
 from iodine_aio.pubsub.connections import import_redis, make_pool
 from iodine_aio.pubsub.globs import Copies, encode_glob
+from iodine_aio.pubsub.message import Message
 from iodine_aio.pubsub.outbox import MAX_QUEUED_BYTES, Losses
 from iodine_aio.pubsub.packets import ORIGIN_BYTES, encode_envelope, parse_envelope
 from iodine_aio.pubsub.patterns import compile_pattern

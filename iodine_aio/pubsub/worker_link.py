@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Final, cast
 
 from iodine_aio.logs import error_log
-from iodine_aio.pubsub.broker import Message
+from iodine_aio.pubsub.message import Message
 from iodine_aio.pubsub.outbox import MAX_QUEUED_BYTES, WRITE_BYTES, Losses, Outbox
 from iodine_aio.pubsub.packets import (
     MAX_DATA_BYTES,

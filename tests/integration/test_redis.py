@@ -15,8 +15,10 @@ from typing import Self
 import pytest
 
 from iodine_aio import homes
-from iodine_aio.pubsub.broker import Broker, Message, ProcessEngine
+from iodine_aio.pubsub.broker import Broker
+from iodine_aio.pubsub.engine import ProcessEngine
 from iodine_aio.pubsub.hub import Hub
+from iodine_aio.pubsub.message import Message
 from iodine_aio.pubsub.patterns import compile_pattern
 from iodine_aio.pubsub.publisher import Publisher
 from iodine_aio.pubsub.redis import RedisEngine

@@ -5,12 +5,13 @@ import contextlib
 import threading
 
 import pytest
+import uvloop
 
 import iodine_aio
 from iodine_aio.errors import UsageError
 from iodine_aio.protocols.service import Service
 from iodine_aio.protocols.websocket import WebSocketProtocol
-from iodine_aio.pubsub import broker as broker_module
+from iodine_aio.pubsub import message as message_module
 from iodine_aio.settings import Settings
 from tests.clients import (
     WebSocketClient,
@@ -106,6 +107,38 @@ async def test_publisher_hears_all_in_the_order_of_its_callback():
         for number in range(3):
             assert await client.receive() == (TEXT, b"write %d" % number)
             assert await client.receive() == (TEXT, b"publish %d" % number)
+
+
+async def test_what_is_written_before_subscribing_goes_before_what_is_published():
+    """Within one callback; and nothing of it is remembered behind its end."""
+
+    class Hasty:
+        def on_open(self):
+            self.write("first")
+            self.subscribe("room")
+            self.publish("room", "second")
+            self.write("third")
+
+    async with open_websocket(Hasty) as client:
+        for text in (b"first", b"second", b"third"):
+            assert await client.receive() == (TEXT, text)
+
+        assert not broker_of(client.server).holders
+
+
+async def test_connection_that_ends_with_something_held_back_is_forgotten():
+    """It will never write that."""
+
+    class Abrupt(Chat):
+        def on_message(self, data):
+            self.write("never sent")
+            self.force_close()
+
+    async with open_websocket(Abrupt) as client:
+        client.send(text_frame("go"))
+        await until(lambda: not client.server.connections)
+
+        assert not broker_of(client.server).holders
 
 
 async def test_subscribing_twice_delivers_once():
@@ -517,9 +550,9 @@ async def test_thread_that_publishes_faster_than_the_loop_is_told():
 async def test_message_is_encoded_once_for_all(monkeypatch):
     """The same object is written to everybody."""
     encoded = []
-    encode_frame = broker_module.encode_frame
+    encode_frame = message_module.encode_frame
     monkeypatch.setattr(
-        broker_module,
+        message_module,
         "encode_frame",
         lambda opcode, payload: encoded.append(payload) or encode_frame(opcode, payload),
     )
@@ -566,6 +599,29 @@ async def test_delivery_is_one_write():
             connection.transport = connection.transport.transport
 
 
+async def test_messages_go_past_a_connection_while_nothing_is_in_the_way(monkeypatch):
+    """On uvloop, whose transport takes them at once; a peer that lags has its limits looked at."""
+    asked = []
+    deliver = WebSocketProtocol.deliver
+    monkeypatch.setattr(
+        WebSocketProtocol,
+        "deliver",
+        lambda connection, message: asked.append(message.data) or deliver(connection, message),
+    )
+    async with open_websocket(Chat) as client:
+        (connection,) = client.server.connections
+        iodine_aio.publish("room", "1")
+        connection.pause_writing()
+        iodine_aio.publish("room", "2")
+        connection.resume_writing()
+        iodine_aio.publish("room", "3")
+        for text in (b"1", b"2", b"3"):
+            assert await client.receive() == (TEXT, text)
+
+        uses_uvloop = isinstance(asyncio.get_running_loop(), uvloop.Loop)
+        assert asked == (["2"] if uses_uvloop else ["1", "2", "3"])
+
+
 @contextlib.contextmanager
 def opened():
     """A WebSocket and its transport, that fails a test that writes behind its end."""
@@ -590,8 +646,9 @@ def test_connection_that_closes_is_sent_nothing_more():
 def test_transport_that_has_failed_is_written_nothing():
     """Before its protocol hears of it: asyncio would warn of each write."""
     with opened() as (connection, transport):
+        connection.subscribe("room", None, False)
         transport.abort()
-        connection.deliver(iodine_aio.Message("room", "hi"))
+        connection.service.broker.publish("room", "hi")
 
         assert transport.written == b""
 

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from iodine_aio.errors import UsageError
-from iodine_aio.pubsub.broker import MAX_MATCHES, Broker, Message
+from iodine_aio.pubsub.broker import MAX_MATCHES, Broker
+from iodine_aio.pubsub.message import Message
 
 
 class Ear:
@@ -23,6 +24,29 @@ class Ear:
         action, self.action = self.action, None
         if action is not None:
             action()
+
+
+class Socket:
+    """A subscriber with an outlet, that takes messages itself while that is shut."""
+
+    def __init__(self, action=None):
+        self.written = []
+        self.delivered = []
+        self.held = []
+        self.outlet = self
+        self.action = action
+
+    def write(self, data):
+        self.written.append(data)
+        if self.action is not None:
+            self.action()
+
+    def deliver(self, message):
+        self.delivered.append(message.data)
+
+    def flush(self):
+        self.written += self.held
+        self.held.clear()
 
 
 class NotedEngine:
@@ -100,33 +124,6 @@ def test_name_is_a_pattern_only_where_that_was_asked_for():
     assert pattern.heard == [("room.7", "hi"), ("room.*", "ho")]
 
 
-def test_message_is_encoded_once_a_kind():
-    """All who take the same kind get the same object."""
-    message = Message("room", "hä")
-
-    assert message.websocket_frame == b"\x81\x03h\xc3\xa4"
-    assert message.websocket_frame is message.websocket_frame
-    assert message.raw == b"h\xc3\xa4"
-    assert message.raw is message.raw
-    assert message.event == b"data: h\xc3\xa4\n\n"
-    assert message.event is message.event
-
-
-def test_bytes_are_binary():
-    """And raw connections get the object that was published."""
-    data = b"\xff\x00"
-    message = Message("room", data)
-
-    assert message.websocket_frame == b"\x82\x02\xff\x00"
-    assert message.raw is data
-
-
-@pytest.mark.parametrize("text", ["a\nb", "a\r\nb", "a\rb"])
-def test_event_has_a_line_for_each_line(text):
-    """Else what is behind the end of a line would be a field, or another event."""
-    assert Message("room", text).event == b"data: a\ndata: b\n\n"
-
-
 # What is refused.
 
 
@@ -184,7 +181,7 @@ def test_what_can_change_is_copied(data):
 def test_one_channel_too_many_is_refused():
     """The error names the cure; those that exist take more subscribers."""
     broker, engine = make_broker(), NotedEngine()
-    broker.attach(engine)
+    broker.use_engine(engine)
     broker.max_channels = 2
     broker.subscribe("a", Ear())
     broker.subscribe("b*", Ear(), pattern=True)
@@ -244,13 +241,108 @@ def test_subscribers_may_come_and_go_while_a_message_is_handed_over(pattern):
     assert newcomer.heard == [("room", "inner")]
 
 
+# Outlets.
+
+
+@pytest.mark.parametrize("pattern", [False, True])
+def test_outlet_is_written_one_frame_that_all_share(pattern):
+    """As many writes as there are subscribers, of one object; nobody is asked to deliver."""
+    broker, sockets, ear = make_broker(), [Socket() for _ in range(100)], Ear()
+    for listener in (*sockets, ear):
+        broker.subscribe("room", listener, pattern)
+    broker.publish("room", "hi")
+
+    assert [socket.written for socket in sockets] == [[b"\x81\x02hi"]] * 100
+    assert len({id(socket.written[0]) for socket in sockets}) == 1
+    assert not any(socket.delivered for socket in sockets)
+    assert ear.heard == [("room", "hi")]
+    assert broker.delivered == 101
+
+
+@pytest.mark.parametrize("pattern", [False, True])
+def test_subscriber_whose_outlet_is_shut_delivers_itself(pattern):
+    """From when the broker is told to look anew, and until it is again."""
+    broker, socket, other = make_broker(), Socket(), Socket()
+    for listener in (socket, other):
+        broker.subscribe("room", listener, pattern)
+    broker.publish("room", "1")
+    socket.outlet = None
+    broker.renew("room", pattern)
+    broker.publish("room", "2")
+    socket.outlet = socket
+    broker.renew("room", pattern)
+    broker.publish("room", "3")
+
+    assert socket.written == [b"\x81\x011", b"\x81\x013"]
+    assert socket.delivered == ["2"]
+    assert len(other.written) == 3
+
+
+def test_outlet_is_written_nothing_once_its_subscriber_has_left():
+    """Nor before the one who comes has come."""
+    broker, stays, goes, comes = make_broker(), Socket(), Socket(), Socket()
+    broker.subscribe("room", stays)
+    broker.subscribe("room", goes)
+    broker.publish("room", "1")
+    broker.unsubscribe("room", goes)
+    broker.subscribe("room", comes)
+    broker.publish("room", "2")
+
+    assert [len(socket.written) for socket in (stays, goes, comes)] == [2, 1, 1]
+
+
+@pytest.mark.parametrize("open_", [True, False])
+def test_publisher_with_an_outlet_may_be_left_out(open_):
+    """Whether it is open or shut."""
+    broker, publisher, other = make_broker(), Socket(), Socket()
+    if not open_:
+        publisher.outlet = None
+    for listener in (publisher, other):
+        broker.subscribe("room", listener)
+    broker.publish("room", "hi", but=publisher)
+
+    assert (publisher.written, publisher.delivered, len(other.written)) == ([], [], 1)
+    assert broker.delivered == 1
+
+
+def test_what_a_subscriber_holds_back_goes_before_a_message():
+    """Of those who get it; the others hold it on."""
+    broker, holder, other = make_broker(), Socket(), Socket()
+    broker.subscribe("room", holder)
+    broker.subscribe("kitchen", other)
+    for socket in (holder, other):
+        socket.held.append(b"first")
+        broker.holders.add(socket)
+    broker.publish("room", "hi")
+
+    assert holder.written == [b"first", b"\x81\x02hi"]
+    assert other.written == []
+
+
+def test_outlet_that_raises_affects_nobody_else():
+    """It is reported."""
+    reported = []
+    broker = Broker(lambda outlet, error: reported.append((outlet, str(error))))
+
+    def fail():
+        raise RuntimeError("no")
+
+    sockets = [Socket(fail), Socket()]
+    for socket in sockets:
+        broker.subscribe("room", socket)
+    broker.publish("room", "hi")
+
+    assert reported == [(sockets[0], "no")]
+    assert len(sockets[1].written) == 1
+
+
 # The engine.
 
 
 def test_engine_is_told_of_a_channels_first_and_last_subscriber():
     """Not of those between; a pattern is another channel than its name."""
     broker, engine = make_broker(), NotedEngine()
-    broker.attach(engine)
+    broker.use_engine(engine)
     first, second = Ear(), Ear()
     broker.subscribe("room", first)
     broker.subscribe("room", second)
@@ -275,7 +367,7 @@ def test_engine_that_comes_later_is_told_of_what_is_there():
     broker, engine, ear = make_broker(), NotedEngine(), Ear()
     broker.subscribe("room", ear)
     broker.subscribe("r*", ear, pattern=True)
-    broker.attach(engine)
+    broker.use_engine(engine)
     broker.unsubscribe("room", ear)
 
     assert engine.notes == [
@@ -288,7 +380,7 @@ def test_engine_that_comes_later_is_told_of_what_is_there():
 def test_engine_carries_what_is_published_here_and_not_what_it_brought():
     """Else two processes would send one message to and fro for ever."""
     broker, engine, ear = make_broker(), NotedEngine(), Ear()
-    broker.attach(engine)
+    broker.use_engine(engine)
     broker.subscribe("room", ear)
     broker.publish("room", "ours", but=ear)
     broker.deliver(Message("room", "theirs"))
@@ -301,13 +393,20 @@ def test_engine_carries_what_is_published_here_and_not_what_it_brought():
 
 
 def test_publishing_to_a_channel_without_subscribers_hands_nothing_over():
-    """Nor does it leave anything behind."""
-    broker, ear = make_broker(), Ear()
-    broker.subscribe("kitchen", ear)
-    broker.publish("room", "hi")
+    """Nor is anything written or encoded, nor left behind."""
+    broker, ear, socket = make_broker(), Ear(), Socket()
+    socket.held.append(b"first")
+    broker.holders.add(socket)
+    for listener in (ear, socket):
+        broker.subscribe("kitchen", listener)
+        broker.subscribe("k*", listener, pattern=True)
+    message = Message("room", "hi")
+    broker.send(message)
 
-    assert (ear.heard, broker.published, broker.delivered) == ([], 1, 0)
-    assert broker.channel_count == 1
+    assert (ear.heard, socket.written, socket.delivered) == ([], [], [])
+    assert (broker.published, broker.delivered) == (1, 0)
+    assert broker.channel_count == 2
+    assert message._raw is message._websocket_frame is message._event is None
 
 
 def test_channels_whose_patterns_are_remembered_are_bounded():

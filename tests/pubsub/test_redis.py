@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from iodine_aio.errors import UsageError
-from iodine_aio.pubsub.broker import Message
+from iodine_aio.pubsub.message import Message
 from iodine_aio.pubsub.publisher import Publisher
 from iodine_aio.pubsub.redis import RedisEngine
 from iodine_aio.settings import Settings

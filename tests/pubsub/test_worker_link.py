@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from iodine_aio.pubsub.broker import Broker, Message
+from iodine_aio.pubsub.broker import Broker
+from iodine_aio.pubsub.message import Message
 from iodine_aio.pubsub.packets import (
     MAX_DATA_BYTES,
     encode_publication,
