@@ -336,7 +336,7 @@ class Reading(Answering):
 
     def _end(self) -> None:
         """Closes; not before the client had time to read, if it is still sending."""
-        if self._unread or self._body_cut:
+        if (self._unread or self._body_cut) and not self._eof:
             self._unread = b""
             self.linger()
         else:

@@ -180,6 +180,29 @@ async def test_body_that_was_not_read_is_never_a_request():
     assert calls == 1
 
 
+async def test_client_that_sends_no_more_is_not_given_time_to_read():
+    """Nothing can come that would reset the connection: it ends at once, by no clock."""
+
+    async def app(env: dict[str, Any]) -> Any:
+        await ended.wait()
+        return 200, {}, "early"
+
+    ended = asyncio.Event()
+    async with iodine_aio.serve(streaming(app), port=0) as server, connect(server) as streams:
+        server._service.clock.stop()
+        reader, writer = streams
+        writer.write(HEAD + b"Content-Length: 9\r\n\r\nabc")
+        writer.write_eof()
+        while not any(connection._eof for connection in server.connections):
+            await asyncio.sleep(0)
+        ended.set()
+        data = await reader.read()
+        while server.connections:
+            await asyncio.sleep(0)
+
+    assert data.endswith(b"early")
+
+
 @pytest.mark.parametrize("status", [200, 401])
 @pytest.mark.parametrize("streams", [False, True])
 @pytest.mark.parametrize(
