@@ -1,6 +1,7 @@
 """The end of a server's connections: each is asked to end, awaited, and cut in the end."""
 
 import asyncio
+from collections import Counter
 from typing import Final
 
 from iodine_aio.logs import error_log
@@ -13,11 +14,16 @@ _LOOK_SECONDS: Final = 0.01  # how often it is looked whether all connections ha
 
 
 class Draining:
-    """Ends the connections, tasks and threads of `service` until a deadline."""
+    """Ends the connections, tasks and threads of `service` until a deadline.
+
+    Attributes:
+        kinds_cut: what `wait` has cut at the deadline, each by its name.
+    """
 
     def __init__(self, service: Service) -> None:
         self._service: Final = service
         self._deadline = 0.0  # in the loop's time
+        self.kinds_cut: list[str] = []
 
     def set_deadline(self, deadline: float, drain_seconds: float) -> None:
         """Everything is to have ended at `deadline`; idle connections may stay open for a while."""
@@ -49,22 +55,20 @@ class Draining:
         for task in tuple(service.tasks):
             task.cancel()
 
-    async def wait(self, seconds: float) -> None:
-        """Waits until all have ended, and cuts who has not at the deadline.
+    def seconds_left(self) -> float:
+        """Until the deadline; 0 where everything was cut."""
+        if self._service.aborted:
+            return 0.0
+        return max(0.0, self._deadline - asyncio.get_running_loop().time())
 
-        Args:
-            seconds: they had, as the log is told.
-        """
+    async def wait(self) -> None:
+        """Waits until all have ended, and cuts who has not at the deadline."""
         service = self._service
         await asyncio.sleep(0)  # closed transports tell their protocols
         await self._look()
-        if service.connections or service.tasks:
-            error_log.warning(
-                "%d connections and %d tasks were cut: they had not ended after %g seconds",
-                len(service.connections),
-                len(service.tasks),
-                seconds,
-            )
+        self.kinds_cut = [connection.kind for connection in service.connections]
+        self.kinds_cut += ["task"] * len(service.tasks)
+        if self.kinds_cut:
             self.cut()
             self._deadline = asyncio.get_running_loop().time() + ABORT_SECONDS
             await self._look()
@@ -84,3 +88,11 @@ class Draining:
         loop = asyncio.get_running_loop()
         while (service.connections or service.tasks) and loop.time() < self._deadline:
             await asyncio.sleep(_LOOK_SECONDS)
+
+
+def say_what_was_cut(seconds: float, *drainings: Draining) -> None:
+    """One line for all of them: how many there were of each kind, if any."""
+    kinds = Counter(kind for draining in drainings for kind in draining.kinds_cut)
+    if kinds:
+        counts = [f"{number} {kind}{'s' * (number > 1)}" for kind, number in sorted(kinds.items())]
+        error_log.warning("cut after %g seconds: %s", seconds, ", ".join(counts))

@@ -12,7 +12,7 @@ from iodine_aio.apps.file_bodies import FileBodies
 from iodine_aio.apps.files import read_busy_page
 from iodine_aio.binds import Bind, Opener, open_sockets, remove_unix_socket, socket_url
 from iodine_aio.descriptors import descriptor_limit, make_levels
-from iodine_aio.draining import ABORT_SECONDS, Draining
+from iodine_aio.draining import ABORT_SECONDS, Draining, say_what_was_cut
 from iodine_aio.errors import StartupError, UsageError
 from iodine_aio.listeners import Listeners
 from iodine_aio.logs import error_log
@@ -49,6 +49,7 @@ class Server:
         self._ports: list[int] = []
         self._surroundings: Final = Surroundings(settings)
         self._draining: Final = Draining(self._service)
+        self._tell_of_stop: Callable[[], object] | None = None
         self._starting: asyncio.Task[None] | None = None
         self._ending: asyncio.Task[None] | None = None
         self._stopped: asyncio.Future[None] | None = None
@@ -268,6 +269,16 @@ class Server:
         if not loop.is_closed():
             loop.call_soon_threadsafe(self._begin_stop, timeout, drain)
 
+    def watch_stop(self, function: Callable[[], object]) -> None:
+        """Calls `function()` when a stop begins; at once, if one has."""
+        self._tell_of_stop = function
+        if self._ending is not None:
+            function()
+
+    def seconds_left(self) -> float:
+        """How long a stop that has begun may still wait for anything."""
+        return self._draining.seconds_left()
+
     def abort(self) -> None:
         """Cuts every connection, and every app and handler that is running."""
         self._draining.cut()
@@ -284,6 +295,8 @@ class Server:
         if self._ending is None:
             self._draining.set_deadline(loop.time() + drain + seconds, drain)
             self._ending = loop.create_task(self._stop(seconds))
+            if self._tell_of_stop is not None:
+                self._tell_of_stop()
         elif self._service.drain_seconds and not drain:
             self._end_drain(loop.time() + seconds)
 
@@ -306,9 +319,11 @@ class Server:
             self._draining.ask()
             drain = service.drain_seconds
             await asyncio.gather(
-                *(server.stop(seconds, drain=drain) for server in self._companions)
+                self._draining.wait(),
+                *(server.stop(seconds, drain=drain) for server in self._companions),
             )
-            await self._draining.wait(seconds)
+            if self._owns_pool:  # else the server that it has joined says it
+                say_what_was_cut(seconds, self._draining, *(c._draining for c in self._companions))
             await self._draining.end_threads(with_pool=self._owns_pool)
         finally:
             service.clock.stop()

@@ -17,6 +17,7 @@ from iodine_aio.errors import StartupError, UsageError
 from iodine_aio.loop import new_event_loop
 from iodine_aio.server import Server
 from iodine_aio.serving import make_server
+from iodine_aio.stragglers import end_stragglers
 from iodine_aio.supervision import systemd
 from iodine_aio.supervision.parent import Supervisor
 from iodine_aio.supervision.slots import SlotSockets
@@ -133,16 +134,18 @@ def _pid_file(path: str | None) -> Iterator[None]:
 
 async def _run(server: Server, banner: bool) -> None:
     with _stopped_by_signals(server):
-        server.start()
-        await server.started()
-        with _known_to_systemd():
+        try:
+            server.start()
+            await server.started()
+            _tell_systemd(server)
             if banner:
                 _say_where(server, "")
             await server
+        finally:
+            await end_stragglers(server.seconds_left)
 
 
-@contextlib.contextmanager
-def _known_to_systemd() -> Iterator[None]:
+def _tell_systemd(server: Server) -> None:
     watchdog = systemd.Watchdog()
     loop = asyncio.get_running_loop()
 
@@ -153,10 +156,7 @@ def _known_to_systemd() -> Iterator[None]:
     if watchdog.interval:
         pat()
     systemd.notify("READY=1")
-    try:
-        yield
-    finally:
-        systemd.notify("STOPPING=1")
+    server.watch_stop(lambda: systemd.notify("STOPPING=1"))
 
 
 def _say_where(server: Server, workers: str) -> None:

@@ -72,6 +72,7 @@ def test_protocols_know_nothing_of_who_starts_them(name: str):
         "server",
         "surroundings",
         "draining",
+        "stragglers",
         "supervision",
         "supervisor",
         "cli",

@@ -45,6 +45,7 @@ class Connection(Turns):
         "timeout",
     )
 
+    kind: str
     registry: ClassVar[set["Connection"]]
 
     def __init__(self, service: Service, handler: Any, env: Env | None, timeout: float) -> None:

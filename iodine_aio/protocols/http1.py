@@ -26,6 +26,8 @@ class HTTPProtocol(Reading):
 
     __slots__ = ()
 
+    kind = "HTTP connection"
+
     # asyncio's side.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

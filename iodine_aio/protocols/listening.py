@@ -41,6 +41,8 @@ class TurnedAway(asyncio.Protocol):
 
     __slots__ = ("_last_bytes", "_message", "_service", "_transport", "deadline")
 
+    kind = "refused connection"
+
     def __init__(self, service: Service, message: bytes, last_bytes: bytes) -> None:
         self._service = service
         self._message = message

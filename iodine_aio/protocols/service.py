@@ -33,6 +33,10 @@ class Served(Protocol):
 
     deadline: float
 
+    @property
+    def kind(self) -> str:
+        """What it is called in the log."""
+
     def expire(self, now: float) -> None:
         """Is called on every tick of the clock that finds `deadline` passed."""
 

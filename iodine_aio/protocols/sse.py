@@ -23,6 +23,7 @@ class EventStreamProtocol(Connection):
 
     __slots__ = ("_chunked", "_closes_at", "_ignored")
 
+    kind = "event stream"
     registry = open_streams
 
     def __init__(self, service: Service, handler: Any, env: Env) -> None:

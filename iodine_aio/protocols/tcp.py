@@ -15,6 +15,7 @@ class TCPProtocol(Connection):
 
     __slots__ = ()
 
+    kind = "raw connection"
     registry = open_raw
 
     def __init__(self, service: Service, handler: Any, env: Env | None, timeout: float = 0) -> None:

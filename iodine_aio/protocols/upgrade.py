@@ -191,6 +191,8 @@ class TakenOver:
 
     __slots__ = ("deadline", "service", "transport")
 
+    kind = "raw connection"
+
     def __init__(self, service: Service, transport: asyncio.Transport) -> None:
         self.service = service
         self.transport = transport

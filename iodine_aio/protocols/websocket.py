@@ -33,6 +33,7 @@ class WebSocketProtocol(Connection):
 
     __slots__ = ("_pinged_at", "_pings", "_reader")
 
+    kind = "WebSocket"
     registry = open_websockets
 
     def __init__(self, service: Service, handler: Any, env: Env | None) -> None:

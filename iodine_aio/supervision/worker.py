@@ -23,6 +23,7 @@ from iodine_aio.loop import new_event_loop
 from iodine_aio.protocols.writing import number_connections
 from iodine_aio.pubsub.worker_link import WorkerLink
 from iodine_aio.server import Server
+from iodine_aio.stragglers import end_stragglers
 from iodine_aio.supervision.control import MAX_TEXT, Control, Line, Words
 from iodine_aio.supervision.memory import resident_bytes
 
@@ -116,7 +117,7 @@ class Worker:
             self._count_requests()
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
             try:
-                runner.run(self._serve())
+                runner.run(self._serve_and_end())
             except StartupError as error:
                 return self._fail(EXIT_STARTUP, str(error))
             except asyncio.CancelledError:  # told to end before it had begun
@@ -126,6 +127,12 @@ class Worker:
     def _fail(self, code: int, text: str) -> int:
         self._control.send("failed", code, text[:MAX_TEXT])
         return code
+
+    async def _serve_and_end(self) -> None:
+        try:
+            await self._serve()
+        finally:
+            await end_stragglers(self._server.seconds_left)
 
     async def _serve(self) -> None:
         loop = self._loop = asyncio.get_running_loop()

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import signal
+import socket
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -38,6 +40,8 @@ async def app(env):
     path = env["PATH_INFO"]
     if env["upgrade.websocket?"]:
         env["upgrade.websocket"] = Farewell
+    if env["upgrade.sse?"]:
+        env["upgrade.sse"] = Farewell
     if path == "/stream":
         return 200, {}, stream()
     if path == "/wait":
@@ -47,6 +51,7 @@ async def app(env):
     return 200, {}, env["wsgi.input"].read() or "answer"
 """
 
+EVENTS = b"GET / HTTP/1.1\r\nHost: a\r\nAccept: text/event-stream\r\n\r\n"
 UPLOAD = b"POST /upload HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nfirst"
 
 
@@ -75,10 +80,12 @@ async def test_everybody_is_told_in_his_own_way(tmp_path: Path, words: list[str]
             stream = await connect(KEPT.replace(b"/", b"/stream", 1))
             never = await connect(KEPT.replace(b"/", b"/never", 1))
             websocket = await connect(HANDSHAKE)
+            events = await connect(EVENTS)
             raw = await connect(b"", raw=True)
             await idle.readuntil(b"answer")
             begin = await stream.readuntil(b"begin, \r\n")
             await websocket.readuntil(b"hello\n")
+            await events.readuntil(b"data: hello\ndata: \n\n\r\n")
             await raw.readuntil(b"hello\n")
             # Those that were not heard of until now are, by all workers, before the signal.
             for _ in range(20):
@@ -104,12 +111,137 @@ async def test_everybody_is_told_in_his_own_way(tmp_path: Path, words: list[str]
                 assert await stream.read() == b"3\r\nend\r\n0\r\n\r\n"
                 assert rest_of_websocket == b"\x81\x09farewell\n"
                 assert await websocket.read(4) == b"\x88\x02\x03\xe9"
+                farewell = b"data: farewell\ndata: \n\n"
+                assert await events.read() == b"%x\r\n%b\r\n0\r\n\r\n" % (len(farewell), farewell)
                 assert await raw.read() == b"farewell\n"
                 with contextlib.suppress(ConnectionResetError):
                     assert await never.read() == b""
         code = await asyncio.to_thread(server.wait)
         # The WebSocket, whose client does not answer the close frame, may be another's.
-        entries = [line for line in server.lines if "and 1 tasks were cut" in line]
+        cut = [
+            line for line in server.lines if "cut after 1.5 seconds: 1 HTTP connection, " in line
+        ]
 
     assert code == 0
-    assert len(entries) == 1
+    assert len(cut) == 1
+
+
+STUCK = """
+import asyncio
+import os
+import iodine_aio
+
+class Stuck:
+    def on_open(self):
+        self.write("hello\\n")
+
+    async def on_shutdown(self):
+        await asyncio.sleep(600)
+
+iodine_aio.listen(0, Stuck)
+
+async def app(env):
+    if env["upgrade.websocket?"]:
+        env["upgrade.websocket"] = Stuck
+    elif env["upgrade.sse?"]:
+        env["upgrade.sse"] = Stuck
+    else:
+        os.write(2, b"called\\n")
+        await asyncio.sleep(600)
+    return 200, {}, ""
+"""
+
+
+def test_one_entry_says_what_was_cut(tmp_path: Path):
+    """How many there were of each kind, whatever listener they came by."""
+    with (
+        serving(tmp_path, STUCK, "--stop-timeout", "0.2") as server,
+        contextlib.ExitStack() as stack,
+    ):
+        for sent in [KEPT] * 2 + [HANDSHAKE] + [EVENTS] * 3 + [b""]:
+            port = server.port if sent else server.raw_port
+            sock = socket.create_connection(("127.0.0.1", port), timeout=20)
+            stack.enter_context(sock)
+            sock.sendall(sent)
+            if sent == KEPT:
+                server.read_until("called")
+            else:
+                read_until(sock, b"hello")
+        code, lines = server.stop()
+
+    assert code == 0
+    assert [line for line in lines if line != "called\n"] == [
+        "cut after 0.2 seconds:"
+        " 2 HTTP connections, 1 WebSocket, 3 event streams, 1 raw connection, 7 tasks\n"
+    ]
+
+
+def read_until(sock: socket.socket, end: bytes) -> None:
+    data = b""
+    while end not in data:
+        more = sock.recv(4096)
+        assert more
+        data += more
+
+
+STUBBORN = """
+import asyncio
+import os
+import iodine_aio
+
+async def stay():
+    while True:
+        try:
+            await asyncio.sleep(600)
+        except asyncio.CancelledError:
+            pass
+
+async def app(env):
+    os.write(2, b"called\\n")
+    await stay()
+
+kept = []
+iodine_aio.on_state("on_start", lambda: kept.append(asyncio.create_task(stay())))
+"""
+
+
+@pytest.mark.parametrize("words", [[], ["-w", "2"]])
+def test_task_that_swallows_its_end_does_not_outlive_the_deadline(tmp_path: Path, words: list[str]):
+    """One signal is enough, the exit code is 0, and the log names the task."""
+    with serving(tmp_path, STUBBORN, *words, "--stop-timeout", "0.2") as server:
+        with server.connect() as sock:
+            sock.sendall(KEPT)
+            server.read_until("called")
+            code, lines = server.stop()
+
+        assert not server.has_orphans()
+    given_up = "given up, since they do not end when they are cancelled: "
+    assert code == 0
+    assert f"{given_up}app, stay\n" in lines
+    assert not [line for line in lines if "was killed" in line]
+
+
+@pytest.mark.parametrize("words", [[], ["-w", "2"]])
+def test_systemd_is_told_when_a_stop_begins(tmp_path: Path, words: list[str]):
+    """STOPPING=1, while the last requests are still answered."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager,
+    ):
+        manager.bind(f"{folder}/notify")
+        manager.settimeout(20)
+        words = [*words, "--stop-timeout", "600"]
+        with (
+            serving(tmp_path, STUCK, *words, NOTIFY_SOCKET=f"{folder}/notify") as server,
+            server.connect() as sock,
+        ):
+            sock.sendall(KEPT)
+            server.read_until("called")
+            states = [manager.recv(100)]
+            server.signal(signal.SIGTERM)
+            states.append(manager.recv(100))
+            server.signal(signal.SIGTERM)
+            code = server.wait()
+
+    assert states == [b"READY=1", b"STOPPING=1"]
+    assert code == 0
