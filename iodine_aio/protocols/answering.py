@@ -112,8 +112,12 @@ class Answering(Responding):
         self._task = None
         self._state = READING
         self._take_result(task)
-        if not self._in_turn:
+        if self._in_turn:
+            return
+        if self._sender is None:
             self.flush()
+        else:  # who has just begun, as a rule, has more to send at once
+            self.flush_soon()
 
     def _take_result(self, task: "asyncio.Future[Any] | Reply") -> None:
         try:
@@ -193,7 +197,11 @@ class Answering(Responding):
             return
         payload = body if type(body) is bytes else whole_body(body)
         if payload is None:
-            if type(body) is not FileBody and self._respond_represented(env, head, body):
+            if (
+                type(body) is not FileBody
+                and not isinstance(body, Reply)
+                and self._respond_represented(env, head, body)
+            ):
                 return
             sender = make_sender(self, body, head.content_length, self._frame)
             if head_only:

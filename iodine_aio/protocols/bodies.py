@@ -9,6 +9,7 @@ from iodine_aio.protocols.filing import FileSender
 from iodine_aio.protocols.sending import BLOCK_BYTES, IteratorSender, Outlet, Sender, TaskSender
 from iodine_aio.protocols.streaming import StreamSender
 from iodine_aio.protocols.writing import bytes_of
+from iodine_aio.replies import Reply
 from iodine_aio.wire.framing import Framing
 from iodine_aio.wire.segments import FileBody
 
@@ -47,6 +48,8 @@ def make_sender(
     Raises:
         ResponseError: nothing that can be sent.
     """
+    if isinstance(body, Reply):  # called, it says when it has ended
+        return StreamSender(outlet, body, frame(length), lasting=False)
     if type(body) is FileBody:
         return FileSender(outlet, body, frame(body.length))
     if hasattr(body, "__aiter__"):

@@ -40,6 +40,7 @@ class Responding(asyncio.Protocol):
     __slots__ = (
         "_body",
         "_env",
+        "_flushes",
         "_in_turn",
         "_keep_alive",
         "_kept",
@@ -62,6 +63,7 @@ class Responding(asyncio.Protocol):
         self._in_turn = False
         self._output: list[bytes] = []
         self._kept = 0
+        self._flushes = False  # when this turn of the loop is over
         self._unsent = 0
         self._keep_alive = True
         self._body: WholeBody | RequestStream | None = None  # until its request is answered
@@ -99,12 +101,19 @@ class Responding(asyncio.Protocol):
                 self.transport.write(data)
 
     def send(self, data: bytes) -> None:
-        """Writes `data` now, behind what was kept back."""
-        if self._output or self.paused or not data:
-            self.put(data)
-            self.flush()
-        elif self._state != GONE and not self.transport.is_closing():
-            self.transport.write(data)
+        """Writes `data` when this turn of the loop is over, with what else is sent until then."""
+        self.put(data)
+        self.flush_soon()
+
+    def flush_soon(self) -> None:
+        """Writes what was kept back when this turn of the loop is over."""
+        if not self._flushes:
+            self._flushes = True
+            self.service.loop.call_soon(self._flush_late)
+
+    def _flush_late(self) -> None:
+        self._flushes = False
+        self.flush()
 
     def find_empty_socket(self) -> int:
         """The descriptor to which bytes may be sent past the transport; -1: there is none.

@@ -35,7 +35,7 @@ class Outlet(Protocol):
         """Writes what was kept back."""
 
     def send(self, data: bytes) -> None:
-        """Writes `data` now, behind what was kept back."""
+        """Writes `data` when this turn of the loop is over, with what else is sent until then."""
 
     def response_sent(self, complete: bool) -> None:
         """The sender is done; an incomplete response ends the connection."""

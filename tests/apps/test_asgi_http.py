@@ -532,10 +532,9 @@ class Counting:
         return getattr(self.transport, name)
 
 
-async def test_each_piece_is_one_write_and_head_and_end_are_none():
-    """A write is a system call: the head leaves with the first piece, the end with the last."""
-    answers = [START, piece(b"one"), piece(b"two"), piece(b"six", more=False)]
-    async with iodine_aio.serve(sending(*answers), port=0) as server, connect(server) as streams:
+async def count_writes(app: Any) -> list[bytes]:
+    """What is written for a response, each write by itself."""
+    async with iodine_aio.serve(app, port=0) as server, connect(server) as streams:
         reader, writer = streams
         writer.write(KEPT)
         await reader.readuntil(b"0\r\n\r\n")
@@ -544,9 +543,32 @@ async def test_each_piece_is_one_write_and_head_and_end_are_none():
         connection.transport = counting  # type: ignore[attr-defined]
         writer.write(KEPT)
         await reader.readuntil(b"0\r\n\r\n")
+    return counting.writes
 
-    assert counting.writes[0].endswith(b"\r\n\r\n3\r\none\r\n")
-    assert counting.writes[1:] == [b"3\r\ntwo\r\n", b"3\r\nsix\r\n0\r\n\r\n"]
+
+async def test_what_is_sent_in_one_turn_is_one_write():
+    """A write is a system call: head, pieces and end of an app that waits for nothing are one."""
+    answers = [START, piece(b"one"), piece(b"two"), piece(b"six", more=False)]
+    (written,) = await count_writes(sending(*answers))
+
+    assert written.endswith(b"\r\n\r\n3\r\none\r\n3\r\ntwo\r\n3\r\nsix\r\n0\r\n\r\n")
+
+
+async def test_each_turn_is_one_write_and_head_and_end_are_none():
+    """The head leaves with the first piece, the end with the last."""
+
+    @only_http
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        for word in (b"one", b"two"):
+            await send(piece(word))
+            await asyncio.sleep(0)
+        await send(piece(b"six", more=False))
+
+    written = await count_writes(app)
+
+    assert written[0].endswith(b"\r\n\r\n3\r\none\r\n")
+    assert written[1:] == [b"3\r\ntwo\r\n", b"3\r\nsix\r\n0\r\n\r\n"]
 
 
 async def test_streamed_response_leaves_nothing_to_the_collector():
