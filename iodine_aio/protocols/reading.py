@@ -249,7 +249,7 @@ class Reading(Answering):
         self._unread = unread[position:]
         if body.full or len(self._unread) > FLUSH_BYTES:
             self._hold_reading()
-        elif not self._reading:
+        else:
             self._resume_reading()
         if not self.paused:
             self.deadline = self.answer_deadline()
@@ -262,8 +262,12 @@ class Reading(Answering):
             self.put(_CONTINUE)
             if not self._in_turn:
                 self.flush()
-        if not self._in_turn and not body.done:
+        if self._in_turn:
+            return
+        if not body.done:
             self._read_stream(body)
+        elif len(self._unread) <= FLUSH_BYTES:  # its last piece had filled it
+            self._resume_reading()
 
     def _refuse_body(self, error: ProtocolError) -> None:
         """The client broke the protocol in the middle of its body."""
@@ -309,8 +313,8 @@ class Reading(Answering):
             self.transport.pause_reading()
 
     def _resume_reading(self) -> None:
-        self._reading = True
-        if not self._eof and not self.transport.is_closing():
+        held, self._reading = not self._reading, True
+        if held and not self._eof and not self.transport.is_closing():
             self.transport.resume_reading()
 
     # After an answer.
@@ -330,6 +334,7 @@ class Reading(Answering):
         elif self._unread or self._eof:
             self.service.loop.call_soon(self._go_on)
         else:
+            self._resume_reading()  # the last piece of a body may have been more than was taken
             self.deadline = self.service.clock.idle_until
             if self.service.stopping:  # its head was sent before, and did not say so
                 self.shut_down()
@@ -338,6 +343,7 @@ class Reading(Answering):
         """Closes; not before the client had time to read, if it is still sending."""
         if (self._unread or self._body_cut) and not self._eof:
             self._unread = b""
+            self._resume_reading()
             self.linger()
         else:
             self.close()

@@ -269,6 +269,81 @@ async def test_app_that_reads_slowly_holds_up_its_client():
     assert int(answer[2]) in range(total - 300_000, total)
 
 
+async def test_client_that_sends_on_reads_the_early_answer():
+    """However much it sends: bytes that nobody takes would hold it up, and then reset it."""
+    size = 8 * 1024 * 1024
+    go = asyncio.Event()
+
+    async def app(env: dict[str, Any]) -> Any:
+        while not env["iodine_aio.body"].full:
+            await asyncio.sleep(0)
+        await go.wait()
+        return 403, {}, "early"
+
+    async with connected(streaming(app)) as (reader, writer):
+        writer.write(HEAD + b"Content-Length: %d\r\n\r\n" % size + bytes(size))
+        go.set()
+        await writer.drain()  # as a client does that reads nothing before
+        data = await reader.read()
+
+    assert data.startswith(b"HTTP/1.1 403 ")
+    assert data.endswith(b"early")
+
+
+@pytest.mark.parametrize("reads", [True, False])
+async def test_body_whose_last_piece_fills_the_stream_holds_up_nothing(reads: bool):
+    """Neither the next request, nor the news that the client has left."""
+    size = 65536
+    go = asyncio.Event()
+
+    async def app(env: dict[str, Any]) -> Any:
+        body = env["iodine_aio.body"]
+        if env["REQUEST_METHOD"] == "POST":
+            while not body.full:  # what is read at once fills it
+                await asyncio.sleep(0)
+            await go.wait()
+            while reads and await body.read():
+                pass
+        return 200, {}, env["PATH_INFO"]
+
+    async with connected(streaming(app)) as (reader, writer):
+        writer.write(HEAD + b"Content-Length: %d\r\n\r\n" % size + bytes(size))
+        await writer.drain()
+        go.set()
+        answers = [await read_response(reader)]
+        writer.write(b"GET /next HTTP/1.1\r\nHost: a\r\n\r\n")
+        answers.append(await asyncio.wait_for(read_response(reader), 20))
+
+    assert [body for _, _, body in answers] == [b"/", b"/next"]
+
+
+async def test_client_that_leaves_while_it_is_answered_is_noticed():
+    """Although the last piece of its body had filled the stream."""
+    taken = asyncio.Event()
+    lost = asyncio.Event()
+
+    async def app(env: dict[str, Any]) -> Any:
+        body = env["iodine_aio.body"]
+        while not body.full:
+            await asyncio.sleep(0)
+        while not body.done:
+            await body.read()
+            await asyncio.sleep(0)
+        await body.read()
+        taken.set()
+        try:
+            await body.wait_lost()
+        finally:
+            lost.set()
+
+    async with connected(streaming(app)) as (_, writer):
+        writer.write(HEAD + b"Content-Length: 65536\r\n\r\n")
+        writer.write(bytes(65536))
+        await taken.wait()
+        reset(writer)
+        await asyncio.wait_for(lost.wait(), 20)
+
+
 @pytest.mark.parametrize(
     ("body", "status"),
     [(b"zz\r\n", 400), (b"3\r\nabcXX", 400), (b"fffffff\r\n", 413)],
