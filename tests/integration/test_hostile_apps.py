@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import re
 import socket
 import struct
 import threading
@@ -324,6 +325,15 @@ async def connect(server: Any, request: bytes) -> socket.socket:
     return sock
 
 
+def complaints(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What was logged, but for how long something took: the machine may be busy.
+
+    asyncio says that, too, of every call of 0.1 seconds where `-X dev` has it debug.
+    """
+    messages = [record.getMessage() for record in caplog.records]
+    return [text for text in messages if not re.search(" took | held the loop ", text)]
+
+
 async def ended(server: Any) -> None:
     while server.connections:
         await asyncio.sleep(0)
@@ -350,7 +360,7 @@ def test_handler_that_writes_on_after_a_reset_leaves_no_warning(run, caplog):
     with caplog.at_level(logging.WARNING):
         run(main())
 
-    assert caplog.records == []
+    assert complaints(caplog) == []
 
 
 def test_body_that_goes_on_after_a_reset_leaves_no_warning(run, caplog):
@@ -372,7 +382,7 @@ def test_body_that_goes_on_after_a_reset_leaves_no_warning(run, caplog):
     with caplog.at_level(logging.WARNING):
         run(main())
 
-    assert caplog.records == []
+    assert complaints(caplog) == []
 
 
 def test_job_that_cannot_be_started_does_not_lose_what_other_threads_wrote(run, caplog):
