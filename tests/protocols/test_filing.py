@@ -942,7 +942,8 @@ async def test_kernel_sends_no_more_than_was_found_in_the_page_cache(
     path = tmp_path / "large"
     content = write_file(path, 2 * MIB)
     missing = LOOK_BYTES + 300_000
-    sent: list[tuple[int, int]] = []
+    asked: list[tuple[int, int]] = []
+    sent = [0]  # where the kernel had come to; it may take less than it is asked to
     read: list[int] = []
     preadv, pread, sendfile = os.preadv, os.pread, os.sendfile
 
@@ -952,8 +953,10 @@ async def test_kernel_sends_no_more_than_was_found_in_the_page_cache(
         return preadv(file, blocks, offset, *flags)
 
     def note_sent(out: int, file: int, offset: int, size: int) -> int:
-        sent.append((offset, offset + size))
-        return sendfile(out, file, offset, size)
+        asked.append((offset, offset + size))
+        count = sendfile(out, file, offset, size)
+        sent.append(offset + count)
+        return count
 
     def note_read(file: int, size: int, offset: int) -> bytes:
         read.append(offset)
@@ -965,5 +968,6 @@ async def test_kernel_sends_no_more_than_was_found_in_the_page_cache(
     answer = await ask(lambda env: (200, {}, path))
 
     assert answer.body == content
-    assert sent == [(0, 3 * LOOK_BYTES)]
-    assert read == list(range(3 * LOOK_BYTES, 2 * MIB, BLOCK_BYTES))
+    assert asked[0] == (0, 3 * LOOK_BYTES)
+    assert all(end <= 3 * LOOK_BYTES for _, end in asked)
+    assert read == list(range(sent[-1], 2 * MIB, BLOCK_BYTES))
