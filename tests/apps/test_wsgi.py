@@ -677,7 +677,7 @@ async def test_slow_clients_do_not_take_the_pool():
 
     Also where such clients are many more than threads.
     """
-    body = [b"x" * 65536] * 500
+    body = [b"x" * 65536] * 250
 
     def app(environ: dict[str, Any], start_response: Any) -> Any:
         respond(start_response)
