@@ -13,7 +13,10 @@ import django.http
 import django.test.utils
 import django.urls
 import fastapi
+import litestar
+import litestar.response
 import pytest
+import quart
 import websockets
 from django.views.decorators.csrf import csrf_exempt
 from fastapi import Depends, FastAPI
@@ -360,6 +363,101 @@ async def test_websocket_of_fastapi_talks_to_its_client(caplog: pytest.LogCaptur
         assert await websocket.receive_str() == "kitchen: hello"
 
     assert [r.getMessage() for r in caplog.records if r.levelname == "ERROR"] == []
+
+
+# ---- Quart and Litestar ----
+
+
+def make_quart(events: list[str]) -> Any:
+    app = quart.Quart("quart")
+
+    @app.before_serving
+    async def begin() -> None:
+        events.append("start")
+
+    @app.after_serving
+    async def end() -> None:
+        events.append("end")
+
+    @app.get("/hello")
+    async def hello() -> Any:
+        return {"name": quart.request.args["name"]}
+
+    @app.post("/count")
+    async def count() -> str:
+        return str(sum([len(piece) async for piece in quart.request.body]))
+
+    @app.get("/stream")
+    async def stream() -> Any:
+        async def generate() -> AsyncIterator[str]:
+            for number in range(3):
+                yield f"{number}\n"
+                await asyncio.sleep(0)
+
+        return generate()
+
+    @app.websocket("/echo")
+    async def echo() -> None:
+        while True:
+            await quart.websocket.send(await quart.websocket.receive())
+
+    return app
+
+
+def make_litestar(events: list[str]) -> Any:
+    @litestar.get("/hello")
+    async def hello(request: litestar.Request[Any, Any, Any]) -> dict[str, str]:
+        return {"name": request.query_params["name"]}
+
+    @litestar.post("/count", status_code=200)
+    async def count(request: litestar.Request[Any, Any, Any]) -> str:
+        return str(sum([len(piece) async for piece in request.stream()]))
+
+    @litestar.get("/stream")
+    async def stream() -> litestar.response.Stream:
+        async def generate() -> AsyncIterator[str]:
+            for number in range(3):
+                yield f"{number}\n"
+                await asyncio.sleep(0)
+
+        return litestar.response.Stream(generate)
+
+    @litestar.websocket_listener("/echo")
+    async def echo(data: str) -> str:
+        return data
+
+    return litestar.Litestar(
+        [hello, count, stream, echo],
+        on_startup=[lambda: events.append("start")],
+        on_shutdown=[lambda: events.append("end")],
+    )
+
+
+@pytest.mark.parametrize("make", [make_quart, make_litestar])
+async def test_quart_and_litestar_answer_talk_and_live(make: Any):
+    """Requests that go in and out in pieces over one connection, a WebSocket, a lifespan."""
+    events: list[str] = []
+
+    async def generate() -> AsyncIterator[bytes]:
+        for _ in range(40):
+            yield bytes(65536)
+
+    async with browsing(make(events)) as session:
+        hello = await (await session.get("/hello?name=Ada")).json()
+        counted = await (await session.post("/count", data=generate())).text()
+        streamed = await (await session.get("/stream")).text()
+        missing = (await session.get("/missing")).status
+        async with session.ws_connect("/echo") as websocket:
+            await websocket.send_str("caf\u00e9")
+            echoed = await websocket.receive_str()
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+            await session.ws_connect("/missing")
+
+    assert (hello, counted) == ({"name": "Ada"}, str(40 * 65536))
+    assert (streamed, missing) == ("0\n1\n2\n", 404)
+    assert echoed == "caf\u00e9"
+    assert refused.value.status in (403, 404)
+    assert events == ["start", "end"]
 
 
 # ---- others ----
