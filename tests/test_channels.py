@@ -355,10 +355,8 @@ def elsewhere(factory, main):
         thread.join(10)
 
 
-@pytest.mark.parametrize("factory", LOOP_FACTORIES.values(), ids=LOOP_FACTORIES)
-def test_servers_of_several_threads_are_one_process(factory):
-    """A message reaches the connections of all, whichever it comes from."""
-    servers = []
+def chat_of(servers):
+    """What `elsewhere` may run: serves the chat, and appends its server to `servers`."""
 
     def app(env):
         env["upgrade.websocket"] = Chat
@@ -370,14 +368,29 @@ def test_servers_of_several_threads_are_one_process(factory):
             started.set()
             await stop.wait()
 
+    return serve
+
+
+@contextlib.asynccontextmanager
+async def visitor(server):
+    """A client of a chat."""
+    async with connect(server) as (reader, writer):
+        writer.write(HANDSHAKE)
+        await read_head(reader)
+        yield WebSocketClient(server, reader, writer)
+
+
+@pytest.mark.parametrize("factory", LOOP_FACTORIES.values(), ids=LOOP_FACTORIES)
+def test_servers_of_several_threads_are_one_process(factory):
+    """A message reaches the connections of all, whichever it comes from."""
+    servers = []
+    serve = chat_of(servers)
+
     async def talk():
         async with contextlib.AsyncExitStack() as stack:
             clients = []
             for server in servers:
-                reader, writer = await stack.enter_async_context(connect(server))
-                writer.write(HANDSHAKE)
-                await read_head(reader)
-                clients.append(WebSocketClient(server, reader, writer))
+                clients.append(await stack.enter_async_context(visitor(server)))
             # A subscription of another thread is on its way for a moment.
             await until(lambda: len(homes.broker._channels.get("room", ())) == len(servers))
             for speaker in clients:
@@ -401,22 +414,10 @@ def test_servers_of_several_threads_are_one_process(factory):
 def test_next_loop_takes_over_when_the_first_has_ended(factory):
     """Its server's connections find each other."""
     servers = []
-
-    def app(env):
-        env["upgrade.websocket"] = Chat
-        return 0, {}, None
-
-    async def serve(started, stop):
-        async with iodine_aio.serve(app, port=0) as server:
-            servers.append(server)
-            started.set()
-            await stop.wait()
+    serve = chat_of(servers)
 
     async def talk():
-        async with connect(servers[1]) as (reader, writer):
-            writer.write(HANDSHAKE)
-            await read_head(reader)
-            client = WebSocketClient(servers[1], reader, writer)
+        async with visitor(servers[1]) as client:
             client.send(text_frame("hi"))
             assert await client.receive() == (TEXT, b"hi")
 

@@ -30,6 +30,7 @@ from servers import (
     SERVERS,
     ServerFailed,
     add_servers_option,
+    add_settle_option,
     pin_client,
     report_failure,
     running,
@@ -100,13 +101,7 @@ def main() -> None:
     add_servers_option(parser, ["bare", "iodine_aio", "uvicorn"])
     parser.add_argument("--requests", type=int, default=1_000_000, help="(default: 1000000)")
     parser.add_argument("--cycles", type=int, default=100_000, help="(default: 100000)")
-    parser.add_argument(
-        "--settle",
-        type=float,
-        default=3.0,
-        metavar="SECONDS",
-        help="wait before each reading, for what a server releases later (default: 3)",
-    )
+    add_settle_option(parser, 3.0)
     options = parser.parse_args()
     pin_client()
     rows = []

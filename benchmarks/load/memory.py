@@ -18,6 +18,7 @@ from servers import (
     SERVERS,
     ServerFailed,
     add_servers_option,
+    add_settle_option,
     pin_client,
     report_failure,
     running,
@@ -48,13 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     add_servers_option(parser, ["bare", "iodine_aio", "uvicorn"])
     parser.add_argument("--connections", type=int, default=10_000, help="(default: 10000)")
-    parser.add_argument(
-        "--settle",
-        type=float,
-        default=4.0,
-        metavar="SECONDS",
-        help="wait before each reading, for what a server releases later (default: 4)",
-    )
+    add_settle_option(parser, 4.0)
     options = parser.parse_args()
     pin_client()
     rows = []

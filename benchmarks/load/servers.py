@@ -318,6 +318,17 @@ def add_servers_option(
     )
 
 
+def add_settle_option(parser: argparse.ArgumentParser, default: float) -> None:
+    """The option of those that read how much memory a server has."""
+    parser.add_argument(
+        "--settle",
+        type=float,
+        default=default,
+        metavar="SECONDS",
+        help=f"wait before each reading, for what a server releases later (default: {default:g})",
+    )
+
+
 def report_failure(name: str, error: Exception) -> None:
     """One line on stderr for a server whose row will be missing."""
     print(f"{name}: left out: {error}", file=sys.stderr, flush=True)

@@ -93,8 +93,13 @@ async def test_request_without_a_body_is_one_message():
     assert received == [{"type": "http.request", "body": b"", "more_body": False}]
 
 
-async def test_client_that_leaves_is_a_message_and_no_cancellation():
-    """The app ends as it likes, and what it does then is waited for."""
+@pytest.mark.parametrize(
+    "sent",
+    [KEPT, b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\nabc"],
+    ids=["behind its request", "in its body"],
+)
+async def test_client_that_leaves_is_a_disconnect_and_no_cancellation(sent: bytes):
+    """Not the end of the body; the app ends as it likes, and what it does then is waited for."""
     waiting = asyncio.get_running_loop().create_future()
     heard: list[Any] = []
 
@@ -106,31 +111,12 @@ async def test_client_that_leaves_is_a_message_and_no_cancellation():
         await asyncio.sleep(0)
         heard.append("end")
 
-    async with iodine_aio.serve(app, port=0) as server, connect(server) as (_, writer):
-        writer.write(KEPT)
+    async with connected(app) as (_, writer):
+        writer.write(sent)
         await waiting
         reset(writer)
 
     assert heard == [{"type": "http.disconnect"}, "end"]
-
-
-async def test_client_that_leaves_in_its_body_is_a_disconnect():
-    """Not the end of the body."""
-    waiting = asyncio.get_running_loop().create_future()
-    heard: list[Any] = []
-
-    @only_http
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await receive()
-        waiting.set_result(None)
-        heard.append(await receive())
-
-    async with iodine_aio.serve(app, port=0) as server, connect(server) as (_, writer):
-        writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\nabc")
-        await waiting
-        reset(writer)
-
-    assert heard == [{"type": "http.disconnect"}]
 
 
 # ---- responses ----

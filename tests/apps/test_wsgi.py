@@ -61,6 +61,18 @@ class Pieces:
         self.closed.set()
 
 
+class SlowToClose(Pieces):
+    """The same; its `close` takes until `may_close` is set."""
+
+    def __init__(self, *pieces: Any) -> None:
+        super().__init__(*pieces)
+        self.may_close = threading.Event()
+
+    def close(self) -> None:
+        assert self.may_close.wait(10)
+        super().close()
+
+
 async def until(event: threading.Event) -> None:
     assert await asyncio.to_thread(event.wait, 10)
 
@@ -153,14 +165,7 @@ async def test_empty_body_is_closed_too(threads: int, request_: bytes):
 
 async def test_response_whose_length_is_met_leaves_before_its_close():
     """What close() still does, the client need not wait for."""
-    go = threading.Event()
-
-    class Slow(Pieces):
-        def close(self) -> None:
-            assert go.wait(10)
-            super().close()
-
-    body = Slow(b"abc", AssertionError("asked for more than was announced"))
+    body = SlowToClose(b"abc", AssertionError("asked for more than was announced"))
 
     def app(environ: dict[str, Any], start_response: Any) -> Any:
         respond(start_response, ("Content-Length", "3"))
@@ -169,7 +174,7 @@ async def test_response_whose_length_is_met_leaves_before_its_close():
     async with serving(app, 1) as server, connect(server) as (reader, writer):
         writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         status, _, content = await read_response(reader)
-        go.set()
+        body.may_close.set()
         await until(body.closed)
 
     assert (status, content) == (200, b"abc")
@@ -178,14 +183,7 @@ async def test_response_whose_length_is_met_leaves_before_its_close():
 
 async def test_streamed_response_ends_before_its_close():
     """The last chunk, too."""
-    go = threading.Event()
-
-    class Slow(Pieces):
-        def close(self) -> None:
-            assert go.wait(10)
-            super().close()
-
-    body = Slow(b"abc", b"def")
+    body = SlowToClose(b"abc", b"def")
 
     def app(environ: dict[str, Any], start_response: Any) -> Any:
         respond(start_response)
@@ -193,7 +191,7 @@ async def test_streamed_response_ends_before_its_close():
 
     async with serving(app, 1) as server:
         answer = Answer(await exchange(server, GET))
-        go.set()
+        body.may_close.set()
         await until(body.closed)
 
     assert answer.content == b"abcdef"

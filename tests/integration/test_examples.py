@@ -91,6 +91,24 @@ def fetch(port: int | None) -> tuple[int, bytes]:
         return response.status, response.read()
 
 
+async def refusal_of_a_stranger(url: str) -> int:
+    """The status that a handshake without cookies is answered by."""
+    async with aiohttp.ClientSession() as session:
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refusal:
+            await session.ws_connect(url)
+    return refusal.value.status
+
+
+@contextlib.asynccontextmanager
+async def guest(url: str) -> AsyncIterator[tuple[aiohttp.ClientSession, str]]:
+    """A session that has seen a page, with its cookies, and the page."""
+    cookies = aiohttp.CookieJar(unsafe=True)  # of an address, not of a name
+    async with aiohttp.ClientSession(cookie_jar=cookies) as session:
+        async with session.get(url) as page:
+            text = await page.text()
+        yield session, text
+
+
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
 def test_example_is_short_and_says_what_it_is(path: Path):
     """At most 60 lines, with a docstring that says how to run it."""
@@ -233,24 +251,19 @@ async def test_flask_chat():
     """Whoever has no session is refused; what one guest says, both read."""
     command = ("-m", "iodine_aio", "-p", "0", "examples/flask_chat.py")
     async with running(*command) as chat:
-        async with aiohttp.ClientSession() as stranger:
-            with pytest.raises(aiohttp.WSServerHandshakeError) as refusal:
-                await stranger.ws_connect(chat.url + "/chat")
-        cookies = aiohttp.CookieJar(unsafe=True)  # of an address, not of a name
-        async with aiohttp.ClientSession(cookie_jar=cookies) as session:
-            async with session.get(chat.url) as page:
-                text = await page.text()
-            async with (
-                session.ws_connect(chat.url + "/chat") as first,
-                session.ws_connect(chat.url + "/chat") as second,
-            ):
-                heard = [await first.receive_str(), await second.receive_str()]
-                await second.send_str("hello")
-                heard += [await second.receive_str()]
-                while (line := await first.receive_str()).endswith("is here"):
-                    pass
+        refusal = await refusal_of_a_stranger(chat.url + "/chat")
+        async with (
+            guest(chat.url) as (session, text),
+            session.ws_connect(chat.url + "/chat") as first,
+            session.ws_connect(chat.url + "/chat") as second,
+        ):
+            heard = [await first.receive_str(), await second.receive_str()]
+            await second.send_str("hello")
+            heard += [await second.receive_str()]
+            while (line := await first.receive_str()).endswith("is here"):
+                pass
 
-        assert refusal.value.status == 403
+        assert refusal == 403
         assert "new WebSocket" in text
         assert [line.split(": ")[1] for line in heard] == ["is here", "is here", "hello"]
         assert line == heard[2]
@@ -260,23 +273,18 @@ async def test_django_votes():
     """Whoever has not seen the page is refused; the votes of all are counted."""
     command = ("-m", "iodine_aio", "-p", "0", "examples/django_votes.py")
     async with running(*command) as site:
-        async with aiohttp.ClientSession() as stranger:
-            with pytest.raises(aiohttp.WSServerHandshakeError) as refusal:
-                await stranger.ws_connect(site.url + "/news")
-        cookies = aiohttp.CookieJar(unsafe=True)
-        async with aiohttp.ClientSession(cookie_jar=cookies) as session:
-            async with session.get(site.url) as page:
-                text = await page.text()
-            async with (
-                session.ws_connect(site.url + "/news") as first,
-                session.ws_connect(site.url + "/news") as second,
-            ):
-                news = [await first.receive_str(), await second.receive_str()]
-                await first.send_str("tea")
-                news += [await first.receive_str(), await second.receive_str()]
-                await second.send_str("coffee")
-                news += [await first.receive_str()]
+        refusal = await refusal_of_a_stranger(site.url + "/news")
+        async with (
+            guest(site.url) as (session, text),
+            session.ws_connect(site.url + "/news") as first,
+            session.ws_connect(site.url + "/news") as second,
+        ):
+            news = [await first.receive_str(), await second.receive_str()]
+            await first.send_str("tea")
+            news += [await first.receive_str(), await second.receive_str()]
+            await second.send_str("coffee")
+            news += [await first.receive_str()]
 
-        assert refusal.value.status == 403
+        assert refusal == 403
         assert "new WebSocket" in text
         assert news == ["tea 0, coffee 0"] * 2 + ["tea 1, coffee 0"] * 2 + ["tea 1, coffee 1"]

@@ -1,6 +1,7 @@
 """Clients whose host is gone: no end of file, no reset, and no answer to a ping."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -66,6 +67,18 @@ class Vanishing:
         await self.process.wait()
 
 
+@contextlib.asynccontextmanager
+async def vanished_client(member):
+    """The server of a client that `member` has served, and that is gone."""
+    async with (
+        iodine_aio.serve(serving(member), port=0) as server,
+        Vanishing(server.port) as client,
+    ):
+        await member.opened.wait()
+        client.vanish()
+        yield server
+
+
 def pass_time(server, seconds):
     """Ticks the server's clock second by second, as if that time had passed."""
     clock = server._service.clock
@@ -76,13 +89,7 @@ def pass_time(server, seconds):
 async def test_stopped_client_is_closed_after_two_pings_without_answer():
     """120 seconds from its last word by default, and a tick for each third of them."""
     member = Member()
-
-    async with (
-        iodine_aio.serve(serving(member), port=0) as server,
-        Vanishing(server.port) as client,
-    ):
-        await member.opened.wait()
-        client.vanish()
+    async with vanished_client(member) as server:
         (connection,) = server.connections
         pass_time(server, 118)
         assert member.ends == []
@@ -102,13 +109,7 @@ async def test_stopped_client_is_closed_after_two_pings_without_answer():
 async def test_stopped_client_with_unread_messages_is_closed_after_send_timeout():
     """It need not be pinged: it takes nothing."""
     member = Member()
-
-    async with (
-        iodine_aio.serve(serving(member), port=0) as server,
-        Vanishing(server.port) as client,
-    ):
-        await member.opened.wait()
-        client.vanish()
+    async with vanished_client(member) as server:
         while member.write(bytes(1 << 18)):
             await asyncio.sleep(0)
         pass_time(server, 2 * 40 + 2)  # what its kernel took meanwhile gave it 40 more
@@ -121,13 +122,7 @@ async def test_stopped_client_with_unread_messages_is_closed_after_send_timeout(
 async def test_stopped_client_does_not_hold_up_a_stop():
     """It is cut after `close_timeout`, told nothing, and on_close is called once."""
     member = Member()
-
-    async with (
-        iodine_aio.serve(serving(member), port=0) as server,
-        Vanishing(server.port) as client,
-    ):
-        await member.opened.wait()
-        client.vanish()
+    async with vanished_client(member) as server:
         stopping = asyncio.ensure_future(server.stop())
         await asyncio.sleep(0)
         while server.connections:

@@ -798,6 +798,18 @@ async def receive_some(sock: socket.socket) -> tuple[bytes, bool]:
     return bytes(received).partition(b"\r\n\r\n")[2], False
 
 
+async def change_while_sent(
+    path: Path, requests: bytes, change: Callable[[], object]
+) -> tuple[bytes, bool]:
+    """As `receive_some`, from a file that is changed when its client is in arrears."""
+    async with serving_slowly(lambda env: (200, {}, path)) as server:
+        with slow_socket(server) as sock:
+            await asyncio.get_running_loop().sock_sendall(sock, requests)
+            await pause(server)
+            change()
+            return await receive_some(sock)
+
+
 @pytest.mark.usefixtures("way")
 async def test_file_that_shrinks_ends_the_connection(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -805,13 +817,7 @@ async def test_file_that_shrinks_ends_the_connection(
     """Nothing is padded, nothing hangs; what the socket holds of its last page is zeros."""
     path = tmp_path / "large"
     content = write_file(path, MIB)
-    loop = asyncio.get_running_loop()
-    async with serving_slowly(lambda env: (200, {}, path)) as server:
-        with slow_socket(server) as sock:
-            await loop.sock_sendall(sock, KEPT + KEPT)
-            await pause(server)
-            os.truncate(path, 1000)
-            received, _ = await receive_some(sock)
+    received, _ = await change_while_sent(path, KEPT + KEPT, lambda: os.truncate(path, 1000))
 
     assert 0 < len(received) < len(content)
     assert all(is_one in (ours, 0) for is_one, ours in zip(received, content, strict=False))
@@ -826,14 +832,12 @@ async def test_file_that_is_overwritten_ends_the_connection(
     """Half of the one and half of the other must not look like either."""
     path = tmp_path / "large"
     content = write_file(path, MIB)
-    loop = asyncio.get_running_loop()
-    async with serving_slowly(lambda env: (200, {}, path)) as server:
-        with slow_socket(server) as sock:
-            await loop.sock_sendall(sock, KEPT + KEPT)
-            await pause(server)
-            write_file(path, len(content))
-            os.utime(path, (1, 1))
-            received, _ = await receive_some(sock)
+
+    def overwrite() -> None:
+        write_file(path, len(content))
+        os.utime(path, (1, 1))
+
+    received, _ = await change_while_sent(path, KEPT + KEPT, overwrite)
 
     assert 0 < len(received) < len(content)
     assert "a file was overwritten while it was sent" in caplog.text
@@ -845,14 +849,12 @@ async def test_file_that_grows_is_cut_at_its_announced_length(tmp_path: Path):
     """As a log does; the next response stands where the announced length ends."""
     path = tmp_path / "large"
     content = write_file(path, MIB)
-    loop = asyncio.get_running_loop()
-    async with serving_slowly(lambda env: (200, {}, path)) as server:
-        with slow_socket(server) as sock:
-            await loop.sock_sendall(sock, KEPT + request("Range: bytes=-5"))
-            await pause(server)
-            with path.open("ab") as file:
-                file.write(ALPHABET * 1000)
-            received, _ = await receive_some(sock)
+
+    def append() -> None:
+        with path.open("ab") as file:
+            file.write(ALPHABET * 1000)
+
+    received, _ = await change_while_sent(path, KEPT + request("Range: bytes=-5"), append)
 
     assert received[: len(content)] == content
     assert Answer(received[len(content) :]).body == b"vwxyz"
@@ -863,14 +865,10 @@ async def test_file_that_is_replaced_is_sent_as_it_was(tmp_path: Path):
     """Its name is another file's now, its descriptor is not."""
     path = tmp_path / "large"
     content = write_file(path, MIB)
-    loop = asyncio.get_running_loop()
-    async with serving_slowly(lambda env: (200, {}, path)) as server:
-        with slow_socket(server) as sock:
-            await loop.sock_sendall(sock, GET)
-            await pause(server)
-            write_file(tmp_path / "new", 1000)
-            os.replace(tmp_path / "new", path)
-            received, was_reset = await receive_some(sock)
+    write_file(tmp_path / "new", 1000)
+    received, was_reset = await change_while_sent(
+        path, GET, lambda: os.replace(tmp_path / "new", path)
+    )
 
     assert received == content
     assert not was_reset
