@@ -1,8 +1,8 @@
 """Clients of bytes: what goes over the wire is written and read as it is.
 
-`connect` joins a server that is there; `connected`, `listening` and `open_websocket`
-come with a server of their own, for an app, for a raw handler and for a WebSocket's. All
-of them are gone with their block, whatever was not sent or read by then.
+`connect` joins a server that is there, `join` as a WebSocket; `connected`, `listening` and
+`open_websocket` come with a server of their own, for an app, for a raw handler and for a
+WebSocket's. All of them are gone with their block, whatever was not sent or read by then.
 
 `read_head` and `read_response` take one response of a connection that goes on, `Answer`
 is one that ended with its connection, `exchange` and `ask` get that.
@@ -175,6 +175,16 @@ class WebSocketClient:
 
 
 @contextlib.asynccontextmanager
+async def join(server: iodine_aio.Server, behind: bytes = b"") -> AsyncIterator[WebSocketClient]:
+    """One more WebSocket of a server; `behind` is sent in one write with the handshake."""
+    async with connect(server) as (reader, writer):
+        writer.write(HANDSHAKE + behind)
+        status, _ = await read_head(reader)
+        assert status == 101
+        yield WebSocketClient(server, reader, writer)
+
+
+@contextlib.asynccontextmanager
 async def open_websocket(
     handler: Any, behind: bytes = b"", **options: Any
 ) -> AsyncIterator[WebSocketClient]:
@@ -190,9 +200,5 @@ async def open_websocket(
         env["upgrade.websocket"] = handler
         return 0, {}, None
 
-    async with iodine_aio.serve(app, port=0, **options) as server, connect(server) as streams:
-        reader, writer = streams
-        writer.write(HANDSHAKE + behind)
-        status, _ = await read_head(reader)
-        assert status == 101
-        yield WebSocketClient(server, reader, writer)
+    async with iodine_aio.serve(app, port=0, **options) as server, join(server, behind) as client:
+        yield client

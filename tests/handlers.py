@@ -17,6 +17,16 @@ class Echo:
         self.write(data)  # type: ignore[attr-defined]
 
 
+class Chat:
+    """Says in the room what it hears."""
+
+    def on_open(self) -> None:
+        self.subscribe("room")  # type: ignore[attr-defined]
+
+    def on_message(self, data: Any) -> None:
+        self.publish("room", data)  # type: ignore[attr-defined]
+
+
 class EchoStreaming(asyncio.Protocol):
     """An asyncio protocol that echoes."""
 

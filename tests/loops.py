@@ -1,4 +1,4 @@
-"""The event loops that tests run on, and the type of the fixture `run`."""
+"""The event loops that tests run on, and how they are turned."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -11,4 +11,10 @@ LOOP_FACTORIES: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.new_event_loop,
 }
 
-Run = Callable[[Coroutine[Any, Any, Any]], Any]
+Run = Callable[[Coroutine[Any, Any, Any]], Any]  # of the fixture `run`
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Lets the loop turn until `condition()` is so; the test's own limit ends it."""
+    while not condition():
+        await asyncio.sleep(0)

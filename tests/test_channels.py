@@ -11,11 +11,10 @@ import pytest
 import iodine_aio
 from iodine_aio import homes
 from iodine_aio.errors import UsageError
-from tests.clients import WebSocketClient, connect, open_websocket, read_head
+from tests.clients import join, open_websocket
 from tests.frames import TEXT, text_frame
-from tests.handlers import hello
-from tests.loops import LOOP_FACTORIES
-from tests.requests import HANDSHAKE
+from tests.handlers import Chat, hello
+from tests.loops import LOOP_FACTORIES, until
 
 
 @pytest.fixture(autouse=True)
@@ -25,22 +24,6 @@ def nothing_left():
     gc.collect()
     assert homes.broker._channels == {}
     assert homes.broker._patterns == {}
-
-
-async def until(condition):
-    """Lets the loop turn until it is so."""
-    while not condition():
-        await asyncio.sleep(0)
-
-
-class Chat:
-    """Says in the room what it hears."""
-
-    def on_open(self):
-        self.subscribe("room")
-
-    def on_message(self, data):
-        self.publish("room", data)
 
 
 # Publishing.
@@ -371,15 +354,6 @@ def chat_of(servers):
     return serve
 
 
-@contextlib.asynccontextmanager
-async def visitor(server):
-    """A client of a chat."""
-    async with connect(server) as (reader, writer):
-        writer.write(HANDSHAKE)
-        await read_head(reader)
-        yield WebSocketClient(server, reader, writer)
-
-
 @pytest.mark.parametrize("factory", LOOP_FACTORIES.values(), ids=LOOP_FACTORIES)
 def test_servers_of_several_threads_are_one_process(factory):
     """A message reaches the connections of all, whichever it comes from."""
@@ -390,7 +364,7 @@ def test_servers_of_several_threads_are_one_process(factory):
         async with contextlib.AsyncExitStack() as stack:
             clients = []
             for server in servers:
-                clients.append(await stack.enter_async_context(visitor(server)))
+                clients.append(await stack.enter_async_context(join(server)))
             # A subscription of another thread is on its way for a moment.
             await until(lambda: len(homes.broker._channels.get("room", ())) == len(servers))
             for speaker in clients:
@@ -417,7 +391,7 @@ def test_next_loop_takes_over_when_the_first_has_ended(factory):
     serve = chat_of(servers)
 
     async def talk():
-        async with visitor(servers[1]) as client:
+        async with join(servers[1]) as client:
             client.send(text_frame("hi"))
             assert await client.receive() == (TEXT, b"hi")
 

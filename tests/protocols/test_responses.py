@@ -589,20 +589,22 @@ def test_slow_reader_holds_memory_flat(run: Run):
     assert most < 16 * MIB
 
 
+def endless(closed: asyncio.Event) -> Iterator[bytes]:
+    """A body of 64 KiB after 64 KiB, that says when it is closed."""
+    try:
+        while True:
+            yield b"x" * 65536
+    finally:
+        closed.set()
+
+
 def test_client_that_goes_away_closes_the_generator(run: Run):
     """What nobody reads is not generated."""
 
     async def main() -> None:
         closed = asyncio.Event()
 
-        def body() -> Iterator[bytes]:
-            try:
-                while True:
-                    yield b"x" * 65536
-            finally:
-                closed.set()
-
-        async with serve(lambda env: (200, {}, body()), port=0) as server:
+        async with serve(lambda env: (200, {}, endless(closed)), port=0) as server:
             async with connect(server) as (reader, writer):
                 writer.write(KEPT)
                 await reader.readexactly(1000)
@@ -714,14 +716,9 @@ def test_client_that_takes_nothing_is_dropped(run: Run):
     async def main() -> None:
         closed = asyncio.Event()
 
-        def body() -> Iterator[bytes]:
-            try:
-                while True:
-                    yield b"x" * 65536
-            finally:
-                closed.set()
-
-        async with serve(lambda env: (200, {}, body()), port=0, send_timeout=0.05) as server:
+        async with serve(
+            lambda env: (200, {}, endless(closed)), port=0, send_timeout=0.05
+        ) as server:
             with socket.create_connection(("127.0.0.1", server.port)) as sock:
                 sock.sendall(KEPT)
                 await closed.wait()

@@ -12,6 +12,7 @@ import struct
 import pytest
 
 import iodine_aio
+from tests.loops import until
 from tests.requests import HANDSHAKE
 
 pytestmark = pytest.mark.slow
@@ -53,11 +54,6 @@ async def receive(sock, size):
     while len(received) < size and (data := await loop.sock_recv(sock, size - len(received))):
         received += data
     return received
-
-
-async def until(condition):
-    while not condition():
-        await asyncio.sleep(0)
 
 
 def let_pass(server, seconds):
@@ -227,6 +223,19 @@ def text_frame(size):
     return b"\x82\xfe" + struct.pack("!H", size) + bytes(4) + bytes(size)
 
 
+async def talk(socks, rounds, size, silent):
+    """The first of them speaks, the others hear it all; the most that waited for `silent`."""
+    speaker, *others = socks
+    most = 0
+    for _ in range(rounds):
+        await asyncio.get_running_loop().sock_sendall(speaker, text_frame(size))
+        heard = await asyncio.gather(*(receive(sock, size + 4) for sock in others))
+        most = max(most, silent.pending)
+
+        assert all(len(data) == size + 4 for data in heard)
+    return most
+
+
 @pytest.mark.parametrize("policy", ["close", "drop"])
 async def test_one_of_a_hundred_subscribers_never_reads(policy):
     """What is kept for it is bounded; the others get everything; it hears 1008, or misses some."""
@@ -234,15 +243,8 @@ async def test_one_of_a_hundred_subscribers_never_reads(policy):
     soft, hard, size, rounds = 64 * KIB, 256 * KIB, 16 * KIB - 4, 60
     limits = {"soft_limit_bytes": soft, "hard_limit_bytes": hard, "hard_limit_policy": policy}
     async with chat(members, 100, **limits) as (server, socks):
-        loop = asyncio.get_running_loop()
-        stuck, speaker, *others = socks
-        most = 0
-        for _ in range(rounds):
-            await loop.sock_sendall(speaker, text_frame(size))
-            heard = await asyncio.gather(*(receive(sock, size + 4) for sock in others))
-            most = max(most, members[0].pending)
-
-            assert all(len(data) == size + 4 for data in heard)
+        stuck, *others = socks
+        most = await talk(others, rounds, size, members[0])
         assert hard < most <= hard + 2 * (size + 4)
         assert members[0].refused > 1
         assert not any(member.refused for member in members[1:])
@@ -267,17 +269,10 @@ async def test_one_of_a_hundred_that_a_channel_is_published_to_never_reads(polic
     soft, hard, size, rounds = 64 * KIB, 256 * KIB, 16 * KIB - 4, 60
     limits = {"soft_limit_bytes": soft, "hard_limit_bytes": hard, "hard_limit_policy": policy}
     async with chat(members, 100, Subscriber, **limits) as (server, socks):
-        loop = asyncio.get_running_loop()
-        stuck, speaker, *others = socks
+        stuck, *others = socks
         broker = server._service.broker
         delivered, dropped = broker.delivered, broker.dropped
-        most = 0
-        for _ in range(rounds):
-            await loop.sock_sendall(speaker, text_frame(size))
-            heard = await asyncio.gather(*(receive(sock, size + 4) for sock in others))
-            most = max(most, members[0].pending)
-
-            assert all(len(data) == size + 4 for data in heard)
+        most = await talk(others, rounds, size, members[0])
         assert hard < most <= hard + 2 * (size + 4)
 
         missed = broker.dropped - dropped

@@ -14,45 +14,19 @@ from iodine_aio.protocols.websocket import WebSocketProtocol
 from iodine_aio.pubsub import message as message_module
 from iodine_aio.settings import Settings
 from tests.clients import (
-    WebSocketClient,
-    connect,
+    join,
     listening,
     open_websocket,
-    read_head,
     reset,
 )
 from tests.frames import BINARY, CLOSE, TEXT, close_frame, frame, text_frame
-from tests.requests import HANDSHAKE
+from tests.handlers import Chat
+from tests.loops import until
 from tests.transports import FakeLoop, FakeTransport
-
-
-@contextlib.asynccontextmanager
-async def join(server):
-    """One more WebSocket of a server."""
-    async with connect(server) as (reader, writer):
-        writer.write(HANDSHAKE)
-        await read_head(reader)
-        yield WebSocketClient(server, reader, writer)
 
 
 def broker_of(server):
     return server._service.broker
-
-
-async def until(condition):
-    """Lets the loop turn until it is so."""
-    while not condition():
-        await asyncio.sleep(0)
-
-
-class Chat:
-    """Says in the room what it hears."""
-
-    def on_open(self):
-        self.subscribe("room")
-
-    def on_message(self, data):
-        self.publish("room", data)
 
 
 async def test_every_subscriber_hears_what_one_publishes():

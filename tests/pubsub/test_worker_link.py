@@ -14,6 +14,7 @@ from iodine_aio.pubsub.packets import (
     encode_publication,
 )
 from iodine_aio.pubsub.worker_link import WorkerLink
+from tests.loops import until
 from tests.pubsub.parents import Parent, Received
 
 
@@ -55,13 +56,6 @@ async def working(parent: Parent) -> AsyncIterator[None]:
     task = asyncio.create_task(work())
     yield
     task.cancel()
-
-
-async def until(condition: object) -> None:
-    """Lets the loop turn until a function says yes; the test's own limit ends it."""
-    assert callable(condition)
-    while not condition():
-        await asyncio.sleep(0)
 
 
 async def test_worker_hears_what_another_publishes(workers: tuple[Worker, Worker]):
