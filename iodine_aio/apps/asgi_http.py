@@ -41,12 +41,10 @@ class Stream(Protocol):
     def closed(self) -> bool:
         """The response has ended, by whichever side."""
 
-    @property
-    def push(self) -> Callable[[bytes], bool]:
+    def push(self, data: bytes) -> bool:
         """Sends a piece; False: `drain` before the next."""
 
-    @property
-    def finish(self) -> Callable[[bytes], None]:
+    def finish(self, data: bytes) -> None:
         """Sends the last piece, and ends the response."""
 
     async def drain(self) -> bool:
@@ -60,13 +58,16 @@ class StreamedBody(Reply):
     keeps the response open, unless it breaks it off.
 
     Attributes:
+        push: sends a piece; False: `drain` before the next. None while, or where, nobody
+            takes it.
         ready: the first of it was taken, and the client takes more.
     """
 
-    __slots__ = ("_first", "_opened", "_settled", "_stream", "_unwanted", "ready")
+    __slots__ = ("_first", "_opened", "_settled", "_stream", "_unwanted", "push", "ready")
 
     def __init__(self, first: bytes) -> None:
         super().__init__()
+        self.push: Callable[[bytes], bool] | None = None
         self.ready = False
         self._first = first
         self._unwanted = 0
@@ -76,7 +77,8 @@ class StreamedBody(Reply):
 
     def __call__(self, stream: Stream) -> Reply:
         self._stream = stream
-        self.ready = not self._first or stream.push(self._first)
+        self.push = push = stream.push  # without a layer in between, for pieces are many
+        self.ready = not self._first or push(self._first)
         self._settle()
         return self
 
@@ -95,19 +97,9 @@ class StreamedBody(Reply):
             self._opened = asyncio.get_running_loop().create_future()
             await self._opened
         if self._stream is None:
-            self._drop(len(self._first))
-        await self.drain()
-
-    def push(self, data: bytes) -> bool:
-        """Sends a piece; False: `drain` before the next.
-
-        Raises:
-            ClientGoneError: nobody takes it.
-        """
-        if self._stream is None:
-            self._drop(len(data))
-            return False
-        return self._stream.push(data)
+            await self.drop(self._first)
+        else:
+            await self.drain()
 
     async def drain(self) -> None:
         """Waits until the client takes more.
@@ -115,9 +107,7 @@ class StreamedBody(Reply):
         Raises:
             ClientGoneError: the client has left.
         """
-        if self._stream is None:
-            await asyncio.sleep(0)
-        elif not await self._stream.drain():
+        if self._stream is not None and not await self._stream.drain():
             raise _gone()
 
     def finish(self, data: bytes) -> None:
@@ -131,12 +121,19 @@ class StreamedBody(Reply):
                 raise _gone()
             self._stream.finish(data)
 
-    def _drop(self, size: int) -> None:
-        # An answer to HEAD, or one that gave way to a file: its client is still there, so
-        # that the app may come to its end. What has none is ended here.
-        self._unwanted += size
+    async def drop(self, data: bytes) -> None:
+        """Takes a piece that nobody wants.
+
+        An answer to HEAD has such a body, or one that gave way to a file: its client is
+        still there, so that the app may come to its end.
+
+        Raises:
+            ClientGoneError: it has none.
+        """
+        self._unwanted += len(data)
         if self._unwanted > MAX_UNWANTED_BYTES:
             raise ClientGoneError("the body of this response is not sent")
+        await asyncio.sleep(0)
 
     def fail(self, error: BaseException) -> bool:
         """Breaks the response off; False if it had ended already."""
@@ -218,7 +215,9 @@ class Response(Reply):
             if not message.get("more_body"):
                 self._next = _NOTHING
                 body.finish(data)
-            elif not body.push(data):
+            elif (push := body.push) is None:
+                await body.drop(data)
+            elif not push(data):
                 await body.drain()
         elif expected == _BODY and kind == "http.response.pathsend":
             file = open_file(message["path"])

@@ -102,8 +102,12 @@ class Responding(asyncio.Protocol):
 
     def send(self, data: bytes) -> None:
         """Writes `data` when this turn of the loop is over, with what else is sent until then."""
-        self.put(data)
-        self.flush_soon()
+        self._output.append(data)
+        self._kept += len(data)
+        if self._kept >= FLUSH_BYTES:
+            self.flush()
+        elif not self._flushes:
+            self.flush_soon()
 
     def flush_soon(self) -> None:
         """Writes what was kept back when this turn of the loop is over."""

@@ -24,15 +24,11 @@ class Stream:
 
     Attributes:
         on_drained: is called when the client takes more again, on the loop.
-        push, finish: those of its sender, for who is on the loop.
     """
 
     def __init__(self, write: Callable[[bytes], bool], sender: "StreamSender") -> None:
         self._write = write
         self._sender = sender
-        # Called for each piece of a response of many: without a layer in between.
-        self.push: Final = sender.push
-        self.finish: Final = sender.finish
         self.on_drained: Callable[[], object] | None = None
 
     def write(self, data: str | bytes) -> bool:
@@ -107,9 +103,14 @@ class StreamSender(TaskSender):
         return self._outlet.paused
 
     def start(self) -> None:
-        self._stream = stream = Stream(self._put, self)
+        body = self._body
         try:
-            result = self._body(stream)
+            if isinstance(body, Reply):
+                # It is on the loop, and sends many pieces: without a layer in between.
+                result = body(self)  # type: ignore[operator]
+            else:
+                self._stream = stream = Stream(self._put, self)
+                result = body(stream)
         except KeyboardInterrupt:
             raise
         except BaseException as error:

@@ -179,7 +179,12 @@ def test_kind_of_app_is_told_by_how_it_wants_to_be_called(app: Any, kind: str):
 
 @pytest.mark.parametrize(
     "make",
-    [fastapi.FastAPI, lambda: quart.Quart("quart"), Starlette, litestar.Litestar],
+    [
+        fastapi.FastAPI,
+        lambda: quart.Quart("quart"),
+        Starlette,
+        lambda: litestar.Litestar(logging_config=None),
+    ],
     ids=["fastapi", "quart", "starlette", "litestar"],
 )
 def test_objects_of_async_frameworks_are_asgi_apps(make: Any):

@@ -430,6 +430,7 @@ def make_litestar(events: list[str]) -> Any:
         [hello, count, stream, echo],
         on_startup=[lambda: events.append("start")],
         on_shutdown=[lambda: events.append("end")],
+        logging_config=None,  # else it starts a thread, and logs for everybody
     )
 
 
