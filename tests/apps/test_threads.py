@@ -403,7 +403,7 @@ async def test_thread_that_never_ends_does_not_hang_the_stop(caplog: pytest.LogC
     go.set()
 
     assert not finished
-    assert "1 connections" in caplog.text
+    assert "1 HTTP connection" in caplog.text
 
 
 async def test_request_whose_client_has_gone_is_not_begun():
