@@ -176,7 +176,8 @@ class Server:
         """Waits until connections are accepted.
 
         Raises:
-            StartupError: a hook raised, or a stop did not wait for the start.
+            StartupError: a hook raised, or a stop did not wait for the start. Nothing is
+                open any more then.
         """
         if self._starting is None:
             raise UsageError("this server was not started")
@@ -185,6 +186,9 @@ class Server:
         except asyncio.CancelledError:
             if self._starting.cancelled():
                 raise StartupError("the server was stopped before it had started") from None
+            raise
+        except Exception:
+            await self.stop()  # it has begun by itself, and a caller may end the loop now
             raise
         return self
 
