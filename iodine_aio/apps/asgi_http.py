@@ -78,8 +78,8 @@ class StreamedBody(Reply):
     def __call__(self, stream: Stream) -> Reply:
         self._stream = stream
         self.push = push = stream.push  # without a layer in between, for pieces are many
+        self._settle()  # ahead of `push`, whose write is to have what the app then sends
         self.ready = not self._first or push(self._first)
-        self._settle()
         return self
 
     def close(self) -> None:
@@ -98,7 +98,7 @@ class StreamedBody(Reply):
             await self._opened
         if self._stream is None:
             await self.drop(self._first)
-        else:
+        elif not self.ready:
             await self.drain()
 
     async def drain(self) -> None:

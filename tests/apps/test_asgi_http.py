@@ -534,8 +534,14 @@ async def count_writes(app: Any) -> list[bytes]:
 
 async def test_what_is_sent_in_one_turn_is_one_write():
     """A write is a system call: head, pieces and end of an app that waits for nothing are one."""
-    answers = [START, piece(b"one"), piece(b"two"), piece(b"six", more=False)]
-    (written,) = await count_writes(sending(*answers))
+
+    @only_http
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.sleep(0)  # from Python 3.12 on it begins in the turn that reads its request
+        for message in (START, piece(b"one"), piece(b"two"), piece(b"six", more=False)):
+            await send(message)
+
+    (written,) = await count_writes(app)
 
     assert written.endswith(b"\r\n\r\n3\r\none\r\n3\r\ntwo\r\n3\r\nsix\r\n0\r\n\r\n")
 
