@@ -3,11 +3,14 @@
     python benchmarks/load/broadcast.py
     python benchmarks/load/broadcast.py --connections 10000
     python benchmarks/load/broadcast.py --servers bare iodine_aio --connections 100 10000
+    python benchmarks/load/broadcast.py --servers iodine_aio iodine_aio-w2
     python benchmarks/load/broadcast.py --stuck
 
 One connection sends a message, the server sends it to all, that one included. When
 everybody has it the next one is sent. CPU time is what the server's processes used, user
-and system, divided by the deliveries that the client counted.
+and system, divided by the deliveries that the client counted. The two workers of `-w2` share
+the one core that the others have: their parent and the way between them count, and each of
+them must have a fair part of the connections.
 
 With `--stuck` one connection stops reading, and `FILL_ROUNDS` messages of 64 KiB fill what
 the kernel and the server keep for it: from then on it misses all. Then a message of 64 bytes
@@ -46,6 +49,7 @@ BYTES = 64
 FILL_BYTES = 65535
 FILL_ROUNDS = 80
 STUCK_INTERVAL_SECONDS = 0.05
+FAIR_PART = 0.25  # of the connections that are a worker's if all workers have as many
 WARM_UP_ROUNDS = 5
 
 
@@ -60,9 +64,15 @@ def starlette_command(port: int, app: str, folder: Path) -> list[str]:
     return uvicorn_command(port, "app", folder, module="broadcast_starlette")
 
 
+def workers_command(port: int, app: str, folder: Path) -> list[str]:
+    command = iodine_command(port, "publish", folder)
+    return [*command[:-1], "-w", "2", command[-1]]
+
+
 KINDS: dict[str, Kind] = {
     "bare": Kind(lambda port, app, folder: bare_command(port, "broadcast", folder)),
     "iodine_aio": Kind(lambda port, app, folder: iodine_command(port, "publish", folder)),
+    "iodine_aio-w2": Kind(workers_command),
     "iodine_aio-each": Kind(lambda port, app, folder: iodine_command(port, "each", folder)),
     "websockets": script_command("broadcast_websockets.py"),
     "aiohttp": script_command("broadcast_aiohttp.py"),
@@ -148,11 +158,19 @@ def listening(port: int, count: int) -> Iterator[Audience]:
         audience.close()
 
 
+def check_parts(server: Server, count: int, workers: int) -> None:
+    """Refuses a measurement of workers one of which has next to nothing to do."""
+    held = sorted((server.count_sockets(pid) for pid in server.list_pids()), reverse=True)
+    if held[workers - 1] < FAIR_PART * count / workers:
+        raise Unanswered(f"its processes hold {held} sockets of {count} connections")
+
+
 def measure(name: str, count: int, seconds: float) -> tuple[float, float]:
     """Deliveries a second, and CPU microseconds a delivery."""
     frame, size = encode_text(BYTES)
     with running(name, kinds=KINDS, body=b"") as server, listening(server.port, count) as audience:
         time.sleep(0.5)  # until the last is known to all servers as one of them
+        check_parts(server, count, 2 if name.endswith("-w2") else 1)
         for _ in range(WARM_UP_ROUNDS):
             audience.send(frame)
             audience.receive(size)
@@ -215,6 +233,7 @@ def compare(options: argparse.Namespace, count: int) -> list[list[str]]:
         costs = [cpu for _, cpu in figures]
         ratios = [cost / low for cost, low in zip(costs, least, strict=bool(least))]
         row = [name, str(count), f"{median(rate for rate, _ in figures):.0f}"]
+        row += [f"{1e6 / median(costs):.0f}"]
         row += [f"{median(costs):.2f}", f"{min(costs):.2f}-{max(costs):.2f}"]
         rows.append([*row, f"{median(ratios):.2f}" if ratios else "-"])
     return rows
@@ -260,7 +279,8 @@ def main() -> None:
     if options.stuck:
         head = ["who reads", "connections", "median ms", "p99 ms", "MiB to fill", "MiB then"]
     else:
-        head = ["server", "connections", "deliveries/s", "CPU us each", "of the rounds", "x bare"]
+        head = ["server", "connections", "deliveries/s", "a CPU second"]
+        head += ["CPU us each", "of the rounds", "x bare"]
     print(format_table(head, rows))
 
 

@@ -210,6 +210,11 @@ class Server:
         fields = [read_stat(pid) for pid in self.list_pids()]
         return sum(int(f[11]) + int(f[12]) for f in fields) / TICKS_PER_SECOND
 
+    def count_sockets(self, pid: int) -> int:
+        """Descriptors of one of its processes that are sockets."""
+        links = Path(f"/proc/{pid}/fd").iterdir()
+        return sum(os.readlink(link).startswith("socket:") for link in links)
+
     def resident_bytes(self) -> int:
         """Resident memory of all its processes; the sockets' kernel side is not in it."""
         return sum(read_resident_bytes(pid) for pid in self.list_pids())
