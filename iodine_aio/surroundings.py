@@ -8,10 +8,11 @@ from typing import Final
 
 from iodine_aio import homes, lifecycle
 from iodine_aio.apps.application import Lifespan
+from iodine_aio.carriers import Carrier, deliver
 from iodine_aio.errors import StartupError, UsageError
 from iodine_aio.protocols.service import Service
 from iodine_aio.pubsub.connections import require_redis
-from iodine_aio.pubsub.engine import CarryingEngine, ProcessEngine
+from iodine_aio.pubsub.engine import CarryingEngine
 from iodine_aio.pubsub.redis import RedisEngine
 from iodine_aio.settings import Settings
 
@@ -35,6 +36,7 @@ class Surroundings:
         self.calls_hooks = True
         self.lifespan: Lifespan | None = None
         self.engine: CarryingEngine | None = None
+        self._carrier: Carrier | None = None
 
     async def enter(self, service: Service) -> None:
         """The server of `service` is about to accept connections.
@@ -45,7 +47,7 @@ class Surroundings:
         loop = asyncio.get_running_loop()
         service.broker = homes.enter_loop(loop, service.post, self._settings)
         lifecycle.enter_loop(loop)
-        await self._open_engine()
+        await self._open_engine(service)
         await self._enter_starting_state("pre_start")
         if self.lifespan is not None:
             await self.lifespan.start()
@@ -69,7 +71,8 @@ class Surroundings:
             await self.lifespan.stop()
         if self.calls_hooks:
             await lifecycle.enter_state("on_finish")
-        await self._close_engine()
+        if self._carrier is not None:
+            await self._carrier.leave()
         loop = asyncio.get_running_loop()  # not the service's: a stop may overtake its start
         homes.leave_loop(loop, service.post)
         lifecycle.leave_loop(loop)
@@ -84,22 +87,13 @@ class Surroundings:
                 f"a hook of {state} raised {type(error).__name__}: {error}"
             ) from error
 
-    async def _open_engine(self) -> None:
-        broker = homes.broker
-        if not isinstance(broker.engine, ProcessEngine):
-            self.engine = None  # another server's carries already
-            return
-        if self.engine is None and self._settings.redis_url is not None:
+    async def _open_engine(self, service: Service) -> None:
+        url = self._settings.redis_url
+        if self.engine is None and url is not None:
             try:
-                self.engine = RedisEngine(self._settings.redis_url, broker.deliver)
+                self.engine = RedisEngine(url, deliver)
             except UsageError as error:
                 raise StartupError(str(error)) from error
         if self.engine is not None:
-            await self.engine.open()
-            broker.use_engine(self.engine)
-
-    async def _close_engine(self) -> None:
-        if self.engine is not None:
-            if homes.broker.engine is self.engine:
-                homes.broker.use_engine(ProcessEngine())
-            await self.engine.close()
+            self._carrier = Carrier(self.engine, url, service)
+            await self._carrier.join()

@@ -1,7 +1,9 @@
 """The event loops that tests run on, and how they are turned."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+import contextlib
+import threading
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import iodine_aio
@@ -18,3 +20,31 @@ async def until(condition: Callable[[], object]) -> None:
     """Lets the loop turn until `condition()` is so; the test's own limit ends it."""
     while not condition():
         await asyncio.sleep(0)
+
+
+@contextlib.contextmanager
+def elsewhere(
+    factory: Callable[[], asyncio.AbstractEventLoop],
+    main: Callable[[threading.Event, asyncio.Event], Coroutine[Any, Any, None]],
+) -> Iterator[None]:
+    """Runs `main(started, stop)` on a loop in another thread until the block ends."""
+    started = threading.Event()
+    ending: list[Any] = []
+
+    async def run() -> None:
+        stop = asyncio.Event()
+        ending.extend([asyncio.get_running_loop(), stop])
+        await main(started, stop)
+
+    def work() -> None:
+        with asyncio.Runner(loop_factory=factory) as runner:
+            runner.run(run())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        assert started.wait(10)
+        yield
+    finally:
+        ending[0].call_soon_threadsafe(ending[1].set)
+        thread.join(10)

@@ -14,7 +14,7 @@ from iodine_aio.errors import UsageError
 from tests.clients import join, open_websocket
 from tests.frames import TEXT, text_frame
 from tests.handlers import Chat, hello
-from tests.loops import LOOP_FACTORIES, until
+from tests.loops import LOOP_FACTORIES, elsewhere, until
 
 
 @pytest.fixture(autouse=True)
@@ -311,31 +311,6 @@ async def test_two_loops_over_the_same_messages_are_refused():
 
 
 # Several loops.
-
-
-@contextlib.contextmanager
-def elsewhere(factory, main):
-    """Runs `main(stop)` on a loop in another thread until the block ends."""
-    started = threading.Event()
-    ending = []
-
-    async def run():
-        stop = asyncio.Event()
-        ending.extend([asyncio.get_running_loop(), stop])
-        await main(started, stop)
-
-    def work():
-        with asyncio.Runner(loop_factory=factory) as runner:
-            runner.run(run())
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        assert started.wait(10)
-        yield
-    finally:
-        ending[0].call_soon_threadsafe(ending[1].set)
-        thread.join(10)
 
 
 def chat_of(servers):

@@ -16,8 +16,8 @@ from typing import Any, Final
 
 from iodine_aio import lifecycle
 from iodine_aio.binds import Bind, delegate_opening
+from iodine_aio.carriers import deliver
 from iodine_aio.errors import EXIT_APP, EXIT_BIND, EXIT_STARTUP, LoadError, StartupError, UsageError
-from iodine_aio.homes import broker
 from iodine_aio.logs import error_log
 from iodine_aio.loop import new_event_loop
 from iodine_aio.protocols.writing import number_connections
@@ -91,7 +91,7 @@ class Worker:
     def __init__(self, control: Control, link: socket.socket, server: Server) -> None:
         self._control: Final = control
         self._server: Final = server
-        server.set_engine(WorkerLink(link, broker.deliver))
+        server.set_engine(WorkerLink(link, deliver))
         self._settings: Final = server.settings
         self._opener: Final = Opener(control)
         self._requests_left = 0

@@ -440,6 +440,38 @@ async def test_server_with_redis_url_carries_messages_of_its_connections(redis: 
     assert isinstance(homes.broker.engine, ProcessEngine)
 
 
+async def test_server_that_stops_leaves_redis_to_the_next_of_its_process(redis: RedisServer):
+    """One of them is connected at a time."""
+
+    class Room:
+        def on_open(self) -> None:
+            self.subscribe("room")  # type: ignore[attr-defined]
+
+        def on_message(self, data: str) -> None:
+            self.publish("room", data)  # type: ignore[attr-defined]
+
+    other = Machine(redis.url)
+    ear = other.listen("room")
+    await other.engine.open()
+    async with (
+        open_websocket(Room, redis_url=redis.url) as first,
+        open_websocket(Room, redis_url=redis.url) as second,
+    ):
+        await until(lambda: redis.listeners("room") == 2)
+        await first.server.stop()
+        await until(lambda: homes.broker.engine._engine.connected)  # type: ignore[attr-defined]
+        await until(lambda: redis.listeners("room") == 2)
+        second.send(b"\x81\x82\x00\x00\x00\x00hi")
+        own = await second.receive()
+        await until(lambda: ear.heard)
+        other.broker.publish("room", b"there")
+        theirs = await second.receive()
+    await other.engine.close()
+
+    assert (own, theirs) == ((1, b"hi"), (2, b"there"))
+    assert ear.data == ["hi", b"there"]
+
+
 PROGRAM_OF_WORKERS = """
 import os, iodine_aio
 
