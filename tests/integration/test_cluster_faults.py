@@ -352,7 +352,8 @@ async def test_worker_that_hangs_holds_up_nobody_and_wakes_up_to_an_order(tmp_pa
         await cluster.be_heard(publisher, [stopped])
         woken = len(stopped.numbers)
         await stream.publish(1000)
-        await stopped.hear(stream.published - 1)
+        for person in (publisher, one, stopped):
+            await person.hear(stream.published - 1)
         code, lines = await cluster.stop()
 
     lost = dropped(lines, f"worker {stopped.pid}")
