@@ -37,7 +37,11 @@ def test_descriptors_are_taken_once(monkeypatch: pytest.MonkeyPatch):
     assert take_descriptors() == []
 
 
-@pytest.mark.parametrize(("pid", "count"), [("1", "2"), ("", "2"), (str(os.getpid()), "x")])
+@pytest.mark.parametrize(
+    ("pid", "count"),
+    [("1", "2"), ("", "2"), (str(os.getpid()), "x")],
+    ids=["another's", "nobody's", "no number"],  # the same in every run
+)
 def test_descriptors_of_others_are_left_alone(
     monkeypatch: pytest.MonkeyPatch, pid: str, count: str
 ):
