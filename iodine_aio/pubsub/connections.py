@@ -26,6 +26,7 @@ def import_redis() -> Any:
     """The package redis-py, which is not needed until now."""
     require_redis()
     import redis.asyncio
+    import redis.asyncio.connection
     import redis.asyncio.retry
     import redis.backoff
     import redis.exceptions
@@ -41,16 +42,17 @@ def make_pool(url: str) -> Any:
         UsageError: the URL is malformed, or redis-py is not installed.
     """
     redis = import_redis()
+    defaults = {"socket_connect_timeout": CONNECT_SECONDS, "socket_timeout": SILENT_SECONDS}
+    imposed = {
+        # It would publish twice, and connect again without a word.
+        "retry": redis.asyncio.retry.Retry(redis.backoff.NoBackoff(), 0),
+        # Replies in the order of the commands, messages among them.
+        "protocol": 2,
+    }
     try:
-        pool = redis.asyncio.ConnectionPool.from_url(
-            url,
-            socket_connect_timeout=CONNECT_SECONDS,
-            socket_timeout=SILENT_SECONDS,
-            # It would publish twice, and connect again without a word.
-            retry=redis.asyncio.retry.Retry(redis.backoff.NoBackoff(), 0),
-        )
-    except (ValueError, TypeError) as error:
+        options = redis.asyncio.connection.parse_url(url)
+        pool = redis.asyncio.ConnectionPool(**(defaults | options | imposed))
+        pool.make_connection()  # knows all that the URL says?
+    except (ValueError, TypeError, redis.exceptions.RedisError) as error:
         raise UsageError(f"the URL of Redis is malformed: {error}") from None
-    # Replies in the order of the commands, messages among them.
-    pool.connection_kwargs["protocol"] = 2
     return pool

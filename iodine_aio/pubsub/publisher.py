@@ -45,13 +45,16 @@ class Publisher:
 
     def _make_client(self, package: Any, retry: Any) -> Any:
         try:
-            return package.Redis.from_url(
+            client = package.Redis.from_url(
                 self._url,
                 socket_connect_timeout=SILENT_SECONDS,
                 socket_timeout=SILENT_SECONDS,
                 # It would publish twice.
                 retry=retry.retry.Retry(self._redis.backoff.NoBackoff(), 0),
             )
+            pool = client.connection_pool
+            pool.connection_class(**pool.connection_kwargs)  # knows all that the URL says?
+            return client
         except (ValueError, TypeError) as error:
             raise UsageError(f"the URL of Redis is malformed: {error}") from None
 

@@ -184,12 +184,13 @@ class RedisEngine:
     async def _work(self) -> None:
         """Connects, and works with Redis until that fails."""
         redis = self._redis
-        listener = self._connections.make_connection()
-        speaker = self._connections.make_connection()
+        connections: list[Any] = []
         tasks: list[asyncio.Task[None]] = []
         try:
-            await listener.connect()
-            await speaker.connect()
+            for _ in range(2):
+                connections.append(self._connections.make_connection())
+                await connections[-1].connect()
+            listener, speaker = connections
             self._changes.clear()
             self._changes.update({(False, name): True for name in self._channels})
             self._changes.update({(True, name): True for name in self._globs})
@@ -206,7 +207,7 @@ class RedisEngine:
             self._say_away(error)
         finally:
             await _end(tasks, 0.1)
-            for connection in (listener, speaker):
+            for connection in connections:
                 with contextlib.suppress(redis.exceptions.RedisError, OSError):
                     await connection.disconnect(nowait=True)
 

@@ -103,6 +103,40 @@ async def test_message_reaches_every_machine_once(
     assert ears[0].data == ears[1].data == expected
 
 
+async def test_redis_is_reached_over_tcp(redis: RedisServer):
+    """As everywhere but here: a relay has the port, so that Redis needs none."""
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            writer.write(data)
+        writer.close()
+        await writer.wait_closed()
+
+    ended: list[None] = []
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        inner_reader, inner_writer = await asyncio.open_unix_connection(
+            redis.url.removeprefix("unix://")
+        )
+        await asyncio.gather(copy(reader, inner_writer), copy(inner_reader, writer))
+        ended.append(None)
+
+    async with await asyncio.start_server(relay, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        made = [Machine(f"redis://127.0.0.1:{port}") for _ in range(2)]
+        for machine in made:
+            await machine.engine.open()
+        ear = made[1].listen("news")
+        await until(lambda: redis.listeners("news") == 1)
+        made[0].broker.publish("news", "hello")
+        await until(lambda: ear.heard)
+        for machine in made:
+            await machine.engine.close()
+        await until(lambda: len(ended) == 4)
+
+    assert ear.data == ["hello"]
+
+
 async def test_text_and_binary_stay_apart(redis: RedisServer, machines: tuple[Machine, Machine]):
     """A str is text, bytes are binary, even those that could be text."""
     one, two = machines

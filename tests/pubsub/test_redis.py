@@ -1,12 +1,15 @@
 """What needs no Redis of the engine for Redis; the rest is in integration/test_redis.py."""
 
+import asyncio
 import importlib.util
+import itertools
 import subprocess
 import sys
 
 import pytest
 
 from iodine_aio.errors import UsageError
+from iodine_aio.pubsub.connections import make_pool
 from iodine_aio.pubsub.message import Message
 from iodine_aio.pubsub.publisher import Publisher
 from iodine_aio.pubsub.redis import RedisEngine
@@ -16,12 +19,39 @@ NOWHERE = "unix:///nonexistent/redis.sock"
 
 
 @pytest.mark.parametrize("make", [Publisher, lambda url: RedisEngine(url, print)])
-@pytest.mark.parametrize("url", ["http://x", "redis://x?socket_timeout=soon"])
+@pytest.mark.parametrize("url", ["http://x", "redis://x?socket_timeout=soon", "redis://x?no=3"])
 def test_malformed_url_is_refused_at_once(make: object, url: str):
     """Not when it first connects."""
     assert callable(make)
     with pytest.raises(UsageError, match="the URL of Redis"):
         make(url)
+
+
+@pytest.mark.parametrize("url", ["redis://x", "rediss://x", NOWHERE, "redis://x?protocol=3"])
+def test_connection_of_every_kind_speaks_resp2(url: str):
+    """In RESP3 messages would come between the replies, out of their order."""
+    assert make_pool(url).make_connection().protocol == 2
+
+
+async def test_connection_that_cannot_be_made_is_tried_again_and_told(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    """Whatever is wrong: an engine that had ended would keep silent about it."""
+    engine = RedisEngine(NOWHERE, print)
+    refusals = itertools.count(1)
+    twice = asyncio.Event()
+
+    def make_connection() -> None:
+        if next(refusals) == 2:
+            twice.set()
+        raise RuntimeError("no such parser")
+
+    monkeypatch.setattr(engine._connections, "make_connection", make_connection)
+    await engine.open()
+    await twice.wait()
+    await engine.close()
+
+    assert "no such parser" in caplog.text
 
 
 async def test_queue_for_a_redis_that_is_away_is_bounded(caplog: pytest.LogCaptureFixture):
