@@ -1,5 +1,7 @@
 """HTTP, WebSocket and raw TCP behind one callable, inside your asyncio program or alone."""
 
+from typing import TYPE_CHECKING
+
 from iodine_aio.channels import publish, subscribe, unsubscribe
 from iodine_aio.errors import (
     IodineError,
@@ -71,10 +73,15 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
-    # Event-loop policies are deprecated: nothing touches them until somebody asks.
-    if name in ("EventLoopPolicy", "install"):
-        from iodine_aio import loop
+if TYPE_CHECKING:
+    # A type checker that sees __getattr__ takes any misspelt name for one that there is.
+    from iodine_aio.loop import EventLoopPolicy, install
+else:
 
-        return getattr(loop, name)
-    raise AttributeError(f"module 'iodine_aio' has no attribute {name!r}")
+    def __getattr__(name: str) -> object:
+        # Event-loop policies are deprecated: nothing touches them until somebody asks.
+        if name in ("EventLoopPolicy", "install"):
+            from iodine_aio import loop
+
+            return getattr(loop, name)
+        raise AttributeError(f"module 'iodine_aio' has no attribute {name!r}")

@@ -1,11 +1,13 @@
 """Who may import whom: every module of the package, read and not run."""
 
 import ast
+import re
 import subprocess
 import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
 
+import mypy.api
 import pytest
 
 import iodine_aio
@@ -166,3 +168,15 @@ assert "iodine_aio.cli" not in sys.modules
     )
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.slow
+def test_type_checker_sees_what_there_is_and_no_more(tmp_path: Path):
+    """A misspelt name is found before the program runs; a lazy one is there."""
+    program = tmp_path / "program.py"
+    program.write_text("import iodine_aio\niodine_aio.install\niodine_aio.subscrible\n")
+    out, _, _ = mypy.api.run(["--strict", "--cache-dir", str(tmp_path / "cache"), str(program)])
+
+    assert re.findall(r"program.py:(\d+): error: (\w+ has no attribute \"\w+\")", out) == [
+        ("3", 'Module has no attribute "subscrible"')
+    ]
