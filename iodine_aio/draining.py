@@ -2,7 +2,8 @@
 
 import asyncio
 from collections import Counter
-from typing import Final
+from collections.abc import Awaitable
+from typing import Any, Final
 
 from iodine_aio.logs import error_log
 from iodine_aio.protocols.http1 import HTTPProtocol
@@ -72,6 +73,20 @@ class Draining:
             self.cut()
             self._deadline = asyncio.get_running_loop().time() + ABORT_SECONDS
             await self._look()
+
+    async def limit(self, hook: Awaitable[Any]) -> None:
+        """Awaits what a hook wants to be awaited, until the deadline; for a second at least."""
+        task = asyncio.ensure_future(hook)
+        loop = asyncio.get_running_loop()
+        end = loop.time() + ABORT_SECONDS
+        while not task.done() and (loop.time() < end or self.seconds_left() > 0):
+            await asyncio.wait([task], timeout=_LOOK_SECONDS)
+        if task.done():
+            task.result()
+        else:
+            name = getattr(hook, "__qualname__", repr(hook))
+            error_log.warning("a hook was cut, it had not ended in time: %s", name)
+            task.cancel()
 
     async def end_threads(self, with_pool: bool) -> None:
         """Ends the threads, those of the pool if no other server has it."""

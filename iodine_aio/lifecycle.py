@@ -5,7 +5,7 @@ All of it may be asked for before a server runs; it then waits for the first one
 
 import asyncio
 import inspect
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from iodine_aio.errors import UsageError
@@ -24,6 +24,7 @@ STARTING: Final = (
 ENDING: Final = ("on_parent_crush", "on_child_crush", "start_shutdown", "on_finish")
 
 Function = Callable[..., Any]
+Wait = Callable[[Awaitable[Any]], Awaitable[Any]]
 
 _hooks: Final[dict[str, list[Function]]] = {state: [] for state in STARTING + ENDING}
 _waiting: Final[list["Timer"]] = []
@@ -50,8 +51,11 @@ def on_state(state: str, function: Function) -> Function:
     return function
 
 
-async def enter_state(state: str) -> None:
+async def enter_state(state: str, wait: Wait | None = None) -> None:
     """Calls what waits for `state`.
+
+    Args:
+        wait: awaits what hooks return that are `async def`, instead of `await`.
 
     Raises:
         Exception: what a hook of a starting state raised; the others are logged.
@@ -60,7 +64,7 @@ async def enter_state(state: str) -> None:
         try:
             result = hook()
             if inspect.isawaitable(result):
-                await result
+                await (result if wait is None else wait(result))
         except Exception as error:
             _note_failure(state, error)
 

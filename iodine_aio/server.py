@@ -316,23 +316,25 @@ class Server:
                 error_log.warning("the start was cut: a stop had waited for it in vain")
                 self._starting.cancel()
                 await asyncio.wait([self._starting], timeout=ABORT_SECONDS)
-        service = self._service
+        service, draining = self._service, self._draining
         try:
-            await self._surroundings.say_stopping()
+            await self._surroundings.say_stopping(draining.limit)
             self.close_sockets()
-            self._draining.ask()
+            draining.ask()
             drain = service.drain_seconds
             await asyncio.gather(
-                self._draining.wait(),
+                draining.wait(),
                 *(server.stop(seconds, drain=drain) for server in self._companions),
             )
             if self._owns_pool:  # else the server that it has joined says it
-                say_what_was_cut(seconds, self._draining, *(c._draining for c in self._companions))
-            await self._draining.end_threads(with_pool=self._owns_pool)
+                say_what_was_cut(seconds, draining, *(c._draining for c in self._companions))
+            await draining.end_threads(with_pool=self._owns_pool)
         finally:
             service.clock.stop()
             if service.access_log is not None:
                 service.access_log.flush()
+            await self._surroundings.end_lifespan()
+            await self._surroundings.say_stopped(draining.limit)
             await self._surroundings.leave(service)
             assert self._stopped is not None
             if not self._stopped.done():

@@ -17,7 +17,7 @@ from iodine_aio.errors import StartupError, UsageError
 from iodine_aio.loop import new_event_loop
 from iodine_aio.server import Server
 from iodine_aio.serving import make_server
-from iodine_aio.stragglers import end_stragglers
+from iodine_aio.stragglers import leaving_none_behind
 from iodine_aio.supervision import systemd
 from iodine_aio.supervision.parent import Supervisor
 from iodine_aio.supervision.slots import SlotSockets
@@ -134,15 +134,13 @@ def _pid_file(path: str | None) -> Iterator[None]:
 
 async def _run(server: Server, banner: bool) -> None:
     with _stopped_by_signals(server):
-        try:
+        async with leaving_none_behind(server.seconds_left):
             server.start()
             await server.started()
             _tell_systemd(server)
             if banner:
                 _say_where(server, "")
             await server
-        finally:
-            await end_stragglers(server.seconds_left)
 
 
 def _tell_systemd(server: Server) -> None:

@@ -10,6 +10,7 @@ from iodine_aio import homes, lifecycle
 from iodine_aio.apps.application import Lifespan
 from iodine_aio.carriers import Carrier, deliver
 from iodine_aio.errors import StartupError, UsageError
+from iodine_aio.lifecycle import Wait
 from iodine_aio.protocols.service import Service
 from iodine_aio.pubsub.connections import require_redis
 from iodine_aio.pubsub.engine import CarryingEngine
@@ -60,17 +61,23 @@ class Surroundings:
         """
         await self._enter_starting_state("on_start")
 
-    async def say_stopping(self) -> None:
-        """The server is about to accept no more."""
+    async def say_stopping(self, wait: Wait) -> None:
+        """The server is about to accept no more; `wait` awaits what its hooks return."""
         if self.calls_hooks:
-            await lifecycle.enter_state("start_shutdown")
+            await lifecycle.enter_state("start_shutdown", wait)
 
-    async def leave(self, service: Service) -> None:
-        """The last connection has ended."""
+    async def end_lifespan(self) -> None:
+        """The last connection has ended: lets the app shut down."""
         if self.lifespan is not None:
             await self.lifespan.stop()
+
+    async def say_stopped(self, wait: Wait) -> None:
+        """The app has shut down."""
         if self.calls_hooks:
-            await lifecycle.enter_state("on_finish")
+            await lifecycle.enter_state("on_finish", wait)
+
+    async def leave(self, service: Service) -> None:
+        """Nothing of the server is left but this."""
         if self._carrier is not None:
             await self._carrier.leave()
         loop = asyncio.get_running_loop()  # not the service's: a stop may overtake its start

@@ -23,7 +23,7 @@ from iodine_aio.loop import new_event_loop
 from iodine_aio.protocols.writing import number_connections
 from iodine_aio.pubsub.worker_link import WorkerLink
 from iodine_aio.server import Server
-from iodine_aio.stragglers import end_stragglers
+from iodine_aio.stragglers import leaving_none_behind
 from iodine_aio.supervision.control import MAX_TEXT, Control, Line, Words
 from iodine_aio.supervision.memory import resident_bytes
 
@@ -129,10 +129,8 @@ class Worker:
         return code
 
     async def _serve_and_end(self) -> None:
-        try:
+        async with leaving_none_behind(self._server.seconds_left):
             await self._serve()
-        finally:
-            await end_stragglers(self._server.seconds_left)
 
     async def _serve(self) -> None:
         loop = self._loop = asyncio.get_running_loop()

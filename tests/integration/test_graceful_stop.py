@@ -221,6 +221,43 @@ def test_task_that_swallows_its_end_does_not_outlive_the_deadline(tmp_path: Path
     assert not [line for line in lines if "was killed" in line]
 
 
+HELD = """
+import asyncio
+import os
+import time
+import iodine_aio
+
+async def app(env):
+    os.write(2, b"called\\n")
+    await asyncio.to_thread(time.sleep, 600)
+
+async def wait():
+    await asyncio.sleep(600)
+
+async def wait_again():
+    await asyncio.sleep(600)
+
+iodine_aio.on_state("start_shutdown", wait)
+iodine_aio.on_state("on_finish", wait_again)
+"""
+
+
+@pytest.mark.parametrize("words", [[], ["-w", "2"]])
+def test_neither_hooks_nor_threads_outlive_the_deadline(tmp_path: Path, words: list[str]):
+    """What asyncio, and Python at its exit, would wait for."""
+    with serving(tmp_path, HELD, *words, "--stop-timeout", "1") as server:
+        with server.connect() as sock:
+            sock.sendall(KEPT)
+            server.read_until("called")
+            code, lines = server.stop()
+
+        assert not server.has_orphans()
+    assert code == 0
+    for name in ("wait", "wait_again"):
+        assert f"a hook was cut, it had not ended in time: {name}\n" in lines
+    assert not [line for line in lines if "was killed" in line]
+
+
 @pytest.mark.parametrize("words", [[], ["-w", "2"]])
 def test_systemd_is_told_when_a_stop_begins(tmp_path: Path, words: list[str]):
     """STOPPING=1, while the last requests are still answered."""
