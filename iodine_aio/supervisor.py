@@ -135,12 +135,15 @@ def _pid_file(path: str | None) -> Iterator[None]:
 async def _run(server: Server, banner: bool) -> None:
     with _stopped_by_signals(server):
         async with leaving_none_behind(server.seconds_left):
-            server.start()
-            await server.started()
-            _tell_systemd(server)
-            if banner:
-                _say_where(server, "")
-            await server
+            try:
+                server.start()
+                await server.started()
+                _tell_systemd(server)
+                if banner:
+                    _say_where(server, "")
+                await server
+            finally:
+                await server.stop(0)  # where the start has failed, it still lasts
 
 
 def _tell_systemd(server: Server) -> None:

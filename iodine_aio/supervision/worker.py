@@ -130,7 +130,10 @@ class Worker:
 
     async def _serve_and_end(self) -> None:
         async with leaving_none_behind(self._server.seconds_left):
-            await self._serve()
+            try:
+                await self._serve()
+            finally:
+                await self._server.stop(0)  # where the start has failed, it still lasts
 
     async def _serve(self) -> None:
         loop = self._loop = asyncio.get_running_loop()
