@@ -439,9 +439,16 @@ def until_hub_has(server: Workers, counts: tuple[int, int, int, int]) -> None:
     server.until(is_so)
 
 
-@pytest.mark.parametrize(("verb", "size"), [("publish_in_loop", 500), ("publish_in_thread", 60)])
+@pytest.mark.parametrize(
+    ("verb", "size", "most"),
+    [
+        ("publish_in_loop", 500, MOST_GROWTH),
+        # All of it may wait for the loop: 12 MB of data, each message in objects of its own.
+        ("publish_in_thread", 60, 128 * MEBIBYTE),
+    ],
+)
 async def test_publisher_faster_than_the_hub_loses_what_is_counted(
-    tmp_path: Path, verb: str, size: int
+    tmp_path: Path, verb: str, size: int, most: int
 ):
     """200,000 messages in one go: in order, none twice, and arrived + dropped = published."""
     async with clustered(tmp_path, "-w", "2") as cluster:
@@ -450,7 +457,7 @@ async def test_publisher_faster_than_the_hub_loses_what_is_counted(
         for person in (publisher, other):
             person.say("leave news")
             await count_channels(person)  # it has been done then
-        processes = [cluster.server.pid, publisher.pid, one.pid]
+        processes = [publisher.pid, cluster.server.pid, one.pid]
         before = [most_resident_bytes(pid) for pid in processes]
         publisher.say(f"{verb} news 0 200000 {size}")
         await publisher.until(lambda: publisher.heard[-1:] == ["done"])
@@ -463,5 +470,7 @@ async def test_publisher_faster_than_the_hub_loses_what_is_counted(
     assert one.numbers == sorted(set(one.numbers))
     assert len(one.heard) + lost == 200_000 + cluster.probes
     assert len(one.numbers) > 10_000
-    assert all(new - old < MOST_GROWTH for old, new in zip(before, after, strict=True))
+    growth = [new - old for old, new in zip(before, after, strict=True)]
+    assert growth[0] < most
+    assert max(growth[1:]) < MOST_GROWTH
     assert code == 0
