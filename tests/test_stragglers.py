@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import threading
 from collections.abc import Coroutine
@@ -46,6 +47,7 @@ def test_task_that_swallows_its_end_is_given_up_by_name(run: Run, caplog):
     run(main())
     caplog.set_level(logging.CRITICAL)  # asyncio says that it was pending
     kept.clear()
+    gc.collect()
 
     name = stay.__qualname__
     assert [record.getMessage() for record in caplog.records] == [
