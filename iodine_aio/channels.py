@@ -40,7 +40,7 @@ def publish(channel: str, data: str | bytes) -> bool:
         if _posted_bytes > homes.limits[1]:
             broker.dropped += 1
             return False
-        _posted_bytes += len(message.data)
+        _posted_bytes += message.size
     if home.post(_send_posted, message):
         return True
     _forget_posted(message)
@@ -55,7 +55,7 @@ def _send_posted(message: Message) -> None:
 def _forget_posted(message: Message) -> None:
     global _posted_bytes
     with _lock:
-        _posted_bytes -= len(message.data)
+        _posted_bytes -= message.size
 
 
 @overload

@@ -54,6 +54,20 @@ class ClientGoneError(IodineError, ConnectionError):
     """The client went away, and somebody was still reading from it."""
 
 
+def as_exception(error: BaseException) -> Exception:
+    """`error` of an app or a handler, or what a future can carry in its place.
+
+    A StopIteration is refused there; what is no Exception at all would end the loop, and
+    with it everybody else's connection.
+    """
+    if isinstance(error, Exception) and not isinstance(error, StopIteration):
+        return error
+    text = "sys.exit()" if isinstance(error, SystemExit) else type(error).__name__
+    replacement = UsageError(f"{text} came out of an app or a handler")
+    replacement.__cause__ = error
+    return replacement
+
+
 # How a process says what happened to whoever started it.
 EXIT_USAGE: Final = 2
 EXIT_APP: Final = 3

@@ -132,7 +132,9 @@ class Called(_Listening):
                 return
             try:
                 result = self._callback(message)
-            except Exception as error:
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # sys.exit() would end us, by anybody's message
                 error_log.error("a subscriber of %r raised", self.channel, exc_info=error)
                 continue
             if inspect.isawaitable(result):
@@ -143,7 +145,9 @@ class Called(_Listening):
     async def _finish(self, result: Any) -> None:
         try:
             await result
-        except Exception as error:
+        except (asyncio.CancelledError, KeyboardInterrupt):
+            raise
+        except BaseException as error:
             error_log.error("a subscriber of %r raised", self.channel, exc_info=error)
         finally:
             self._busy = None

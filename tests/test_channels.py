@@ -75,13 +75,13 @@ def test_without_a_loop_nobody_hears_and_the_publisher_is_told():
 
 async def test_thread_that_publishes_faster_than_the_loop_is_told():
     """What waits for the loop is bounded; the rest is dropped and counted."""
-    limits = {"hard_limit_bytes": 1000, "soft_limit_bytes": 1000}
+    limits = {"hard_limit_bytes": 10_000, "soft_limit_bytes": 10_000}
     async with iodine_aio.serve(hello, port=0, **limits):
         heard, taken = [], []
         subscription = iodine_aio.subscribe("room", heard.append)
         dropped = homes.broker.dropped
         thread = threading.Thread(
-            target=lambda: taken.extend([iodine_aio.publish("room", "x" * 100) for _ in range(20)])
+            target=lambda: taken.extend([iodine_aio.publish("room", "x" * 744) for _ in range(20)])
         )
         thread.start()
         thread.join()  # the loop does nothing meanwhile
@@ -94,7 +94,71 @@ async def test_thread_that_publishes_faster_than_the_loop_is_told():
         subscription.cancel()
 
 
+async def test_empty_messages_of_a_thread_are_bounded_too():
+    """A message takes memory, however short it is."""
+    limits = {"hard_limit_bytes": 10_000, "soft_limit_bytes": 10_000}
+    async with iodine_aio.serve(hello, port=0, **limits):
+        taken = []
+        thread = threading.Thread(
+            target=lambda: taken.extend([iodine_aio.publish("room", "") for _ in range(100)])
+        )
+        thread.start()
+        thread.join()  # the loop does nothing meanwhile
+
+        assert taken[0] is True
+        assert taken[-1] is False
+        await until(lambda: iodine_aio.publish("room", ""))
+
+
+async def test_empty_messages_of_a_connections_thread_are_bounded_too():
+    """What a handler publishes from the pool waits for the same loop."""
+    taken = []
+
+    class Talker:
+        def on_open(self):
+            thread = threading.Thread(target=self.talk)
+            thread.start()
+            thread.join()  # the loop does nothing meanwhile
+            self.write("done")
+
+        def talk(self):
+            taken.extend([self.publish("room", "") for _ in range(100)])
+
+    limits = {"hard_limit_bytes": 10_000, "soft_limit_bytes": 10_000}
+    async with open_websocket(Talker, **limits) as client:
+        assert await client.receive() == (TEXT, b"done")
+
+    assert taken[0] is True
+    assert taken[-1] is False
+
+
 # Callbacks.
+
+
+@pytest.mark.parametrize("error", [SystemExit, GeneratorExit, asyncio.CancelledError])
+@pytest.mark.parametrize("kind", ["plain", "async"])
+async def test_callback_that_raises_no_exception_ends_nothing(kind, error, caplog):
+    """A client could end the server, and all other workers, by what it has published."""
+    heard = []
+
+    def hear(message):
+        heard.append(message.data)
+        raise error
+
+    async def hear_later(message):
+        hear(message)
+
+    subscription = iodine_aio.subscribe("room", hear if kind == "plain" else hear_later)
+    async with open_websocket(Chat) as client:
+        for text in ("first", "second"):
+            client.send(text_frame(text))
+            assert await client.receive() == (TEXT, text.encode())
+        await until(lambda: heard == ["first", "second"])
+        subscription.cancel()
+
+    assert (kind == "async" and error is asyncio.CancelledError) or caplog.text.count(
+        " raised"
+    ) == 2
 
 
 async def test_callbacks_of_one_subscription_never_overlap(caplog):

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from iodine_aio.apps.application import Host
-from iodine_aio.errors import ClientGoneError, UsageError
+from iodine_aio.errors import ClientGoneError, UsageError, as_exception
 from iodine_aio.logs import error_log
 from iodine_aio.replies import Reply
 from iodine_aio.settings import Settings
@@ -317,14 +317,4 @@ def _copy(task: "asyncio.Future[Any]", reply: Reply) -> None:
 
 def _fail(reply: "Reply | asyncio.Future[Any]", error: BaseException) -> None:
     if not reply.done():
-        reply.set_exception(_as_exception(error))
-
-
-def _as_exception(error: BaseException) -> Exception:
-    """`error`, or what a future can carry in its place."""
-    if isinstance(error, Exception) and not isinstance(error, StopIteration):
-        return error
-    text = "sys.exit()" if isinstance(error, SystemExit) else type(error).__name__
-    replacement = UsageError(f"{text} came out of an app")
-    replacement.__cause__ = error
-    return replacement
+        reply.set_exception(as_exception(error))

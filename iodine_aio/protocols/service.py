@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, Protocol
 
 from iodine_aio.clock import Clock
-from iodine_aio.errors import UsageError
+from iodine_aio.errors import as_exception
 from iodine_aio.logs import AccessLog, error_log
 from iodine_aio.pool import Pool
 from iodine_aio.protocols.heads import HeadParser
@@ -160,12 +160,12 @@ class Service:
             if self._posted_bytes > self.settings.hard_limit_bytes:
                 self.broker.dropped += 1
                 return False
-            self._posted_bytes += len(message.data)
+            self._posted_bytes += message.size
         return self.post(self._publish_posted, message, but)
 
     def _publish_posted(self, message: Message, but: object) -> None:
         with self._mail_lock:
-            self._posted_bytes -= len(message.data)
+            self._posted_bytes -= message.size
         self.broker.send(message, but)
 
     def log_once(self, text: str) -> None:
@@ -240,15 +240,13 @@ def _call(
     """In a thread: brings back what `function(*args)` returns or raises."""
     try:
         result = function(*args)
-    except SystemExit:
-        post(_settle, future, None, UsageError("sys.exit() was called by an app or a handler"))
-    except Exception as error:
-        post(_settle, future, None, error)
+    except BaseException as error:  # whatever it is, the connection waits for its callback
+        post(_settle, future, None, as_exception(error))
     else:
         post(_settle, future, result, None)
 
 
-def _settle(future: "asyncio.Future[Any]", result: Any, error: BaseException | None) -> None:
+def _settle(future: "asyncio.Future[Any]", result: Any, error: Exception | None) -> None:
     if future.done():
         return
     if error is None:
@@ -262,7 +260,7 @@ async def _guard(awaitable: Awaitable[Any]) -> Any:
         return await awaitable
     except SystemExit as error:
         # Out of a task it would end the loop, and with it everybody else's connection.
-        raise UsageError("sys.exit() was called by an app or a handler") from error
+        raise as_exception(error) from error
 
 
 def _tick_interval(settings: Settings) -> float:

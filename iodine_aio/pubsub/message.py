@@ -6,6 +6,8 @@ from iodine_aio.wire.events import encode_event
 from iodine_aio.wire.frames import BINARY, TEXT, encode_frame
 from iodine_aio.wire.framing import encode_chunk
 
+MESSAGE_BYTES: Final = 256  # what a message takes beside its data, about
+
 
 class Message:
     """What was published.
@@ -25,6 +27,11 @@ class Message:
         self._websocket_frame: bytes | None = None
         self._event: bytes | None = None
         self._event_chunk: bytes | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes that it takes while it waits, about: many empty ones are not little."""
+        return MESSAGE_BYTES + len(self.data)
 
     @property
     def raw(self) -> bytes:

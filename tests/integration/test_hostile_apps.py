@@ -523,6 +523,30 @@ def test_app_in_a_thread_that_raises_anything_has_its_client_answered(run, kind,
     assert not answer.endswith(b"0\r\n\r\n")
 
 
+@pytest.mark.parametrize("error", [*FATAL, KeyboardInterrupt, StopIteration])
+def test_handler_in_a_thread_that_raises_anything_ends_its_own_connection(run, error, caplog):
+    """Even what no future can carry: it is closed by 1011, logged, and `on_close` is called."""
+    closed = []
+
+    class Handler:
+        def on_message(self, data: str) -> None:
+            raise error
+
+        def on_close(self) -> None:
+            closed.append(True)
+
+    async def main() -> bytes:
+        settings = {"threads": 1, "close_timeout": 0.1}
+        async with iodine_aio.serve(upgrading(Handler), port=0, **settings) as server:
+            return await ask(server, HANDSHAKE + MESSAGE)
+
+    answer = run(main())
+
+    assert answer.endswith(INTERNAL_ERROR)
+    assert closed == [True]
+    assert "a callback of Handler raised" in caplog.text
+
+
 def test_app_in_a_thread_hijacks_in_the_loops_thread(run, monkeypatch):
     """No transport may be touched from another thread; the app waits for its socket."""
     threads = []

@@ -502,9 +502,9 @@ async def test_thread_that_publishes_faster_than_the_loop_is_told():
             self.defer(self.write, "last")
 
         def flood(self):
-            taken.extend([self.publish("room", "x" * 100) for _ in range(20)])
+            taken.extend([self.publish("room", "x" * 744) for _ in range(20)])
 
-    limits = {"hard_limit_bytes": 1000, "soft_limit_bytes": 1000}
+    limits = {"hard_limit_bytes": 10_000, "soft_limit_bytes": 10_000}
     async with open_websocket(Flooder, **limits) as client:
         dropped = broker_of(client.server).dropped
         for _ in range(2):
