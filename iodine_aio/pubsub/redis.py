@@ -203,21 +203,22 @@ class RedisEngine:
         except (redis.exceptions.RedisError, OSError) as error:
             self._say_away(error)
         except Exception as error:
-            error_log.exception("%s: the connection has failed", self._name)
-            self._say_away(error)
+            # redis-py raises these, too, of what it cannot read.
+            self._say_away(error, error)
         finally:
             await _end(tasks, 0.1)
             for connection in connections:
                 with contextlib.suppress(redis.exceptions.RedisError, OSError):
                     await connection.disconnect(nowait=True)
 
-    def _say_away(self, error: BaseException) -> None:
+    def _say_away(self, error: Exception, trace: Exception | None = None) -> None:
         if self._away_since is None:
             self._away_since = time.monotonic()
             error_log.warning(
                 "%s cannot be reached (%s): it is tried again, messages stay on this server",
                 self._name,
                 printable(str(error)),
+                exc_info=trace,
             )
 
     def _say_back(self) -> None:

@@ -1,10 +1,12 @@
 """What needs no Redis of the engine for Redis; the rest is in integration/test_redis.py."""
 
 import asyncio
+import contextlib
 import importlib.util
 import itertools
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -89,6 +91,39 @@ async def test_two_patterns_that_are_one_to_redis_are_counted():
 
     assert kept == {b"a?*"}
     assert engine._globs == {}
+
+
+@contextlib.asynccontextmanager
+async def port_that_says(reply: bytes) -> AsyncIterator[tuple[int, list[bytes]]]:
+    """A port that answers whatever comes, and what came first on each connection."""
+    came: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        came.append(await reader.read(4096))
+        writer.write(reply)
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1], came
+
+
+@pytest.mark.parametrize(
+    "reply", [b"$x\r\n", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"*x\r\n", b"-NOAUTH no\r\n", b"\xff"]
+)
+async def test_what_is_no_redis_is_told_of_once(reply: bytes, caplog: pytest.LogCaptureFixture):
+    """It is tried again and again, and the log is not filled."""
+    async with port_that_says(reply) as (port, came):
+        engine = RedisEngine(f"redis://127.0.0.1:{port}", print)
+        await engine.open()
+        async with asyncio.timeout(20):
+            while len(came) < 4:
+                await asyncio.sleep(0.002)
+        await engine.close()
+    (line,) = [record.getMessage() for record in caplog.records]
+
+    assert "cannot be reached" in line
+    assert "tried again" in line
 
 
 def test_missing_package_is_named_with_its_cure(monkeypatch: pytest.MonkeyPatch):
