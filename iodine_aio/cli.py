@@ -19,7 +19,7 @@ from iodine_aio.errors import (
     UsageError,
 )
 from iodine_aio.loading import is_site, load_app
-from iodine_aio.logs import log_to_stderr
+from iodine_aio.logs import error_log, log_to_stderr, wake_logs
 from iodine_aio.server import Server
 from iodine_aio.serving import join_prepared
 from iodine_aio.settings import KIB, MIB, Settings
@@ -240,6 +240,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _serve_alone(server: Server, arguments: argparse.Namespace) -> None:
+    for flag, value in (("max-requests", arguments.max_requests), ("max-rss", arguments.max_rss)):
+        if value:
+            error_log.warning("--%s replaces workers, and there are none: add -w N", flag)
     try:
         # Before the app is imported: what is wrong with the address shows at once.
         server.open()
@@ -268,6 +271,8 @@ def _load(server: Server, arguments: argparse.Namespace) -> None:
         if arguments.debug and error.__cause__ is not None:
             traceback.print_exception(error.__cause__)
         raise
+    # Failures would leave no trace, and whoever wants that sets a level.
+    wake_logs()
     join_prepared(server)
 
 

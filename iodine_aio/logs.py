@@ -37,6 +37,11 @@ def log_to_stderr(access: bool) -> None:
             logger.setLevel(level)
 
 
+def wake_logs() -> None:
+    """Undoes what a `dictConfig` does to every logger that it does not name."""
+    error_log.disabled = access_log.disabled = False
+
+
 def printable(text: str) -> str:
     """`text` with everything that a terminal or a log reader could take for a command escaped."""
     return text if text.isascii() and text.isprintable() else ascii(text)[1:-1]

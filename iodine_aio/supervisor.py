@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import signal
 import socket
@@ -112,24 +113,38 @@ def run_process(server: Server, banner: bool = True) -> None:
 def _pid_file(path: str | None) -> Iterator[None]:
     """Has this process's id in `path` meanwhile.
 
-    What is there already is replaced: the addresses are ours, so that it is of a server that
-    has ended, whoever has its process id today.
+    What a server has left there that has ended is replaced. Whether one still runs is told by
+    its lock: anybody may have its process id today.
+
+    Raises:
+        StartupError: the file cannot be written, or is of a server that runs.
     """
     if path is None:
         yield
         return
     text = f"{os.getpid()}\n"
     try:
-        with open(path, "w") as file:
-            file.write(text)
+        file = open(path, "a+")  # noqa: SIM115 - closed below, and its lock with it
     except OSError as error:
         raise StartupError(f"pid file {path!r} cannot be written: {error.strerror}") from error
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError), open(path) as file:
-            if file.read() == text:
-                os.unlink(path)
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            raise StartupError(
+                f"pid file {path!r} is of a server that runs, pid {file.read().strip()}:"
+                " stop it, or choose another file"
+            ) from None
+        file.truncate(0)
+        file.write(text)
+        file.flush()
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError), open(path) as found:
+                if found.read() == text:
+                    os.unlink(path)
 
 
 async def _run(server: Server, banner: bool) -> None:

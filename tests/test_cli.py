@@ -455,3 +455,16 @@ def test_collector_leaves_what_the_start_has_made_alone(tmp_path: Path):
     _, _, answer = serve_once(tmp_path, [write_app(tmp_path, text)], signal.SIGTERM)
 
     assert answer.endswith(b"(10000, True)")
+
+
+@pytest.mark.slow
+def test_logging_that_the_app_sets_up_does_not_silence_failures(tmp_path: Path):
+    """`dictConfig` disables every logger that it does not name, unless it is told not to."""
+    text = (
+        "import logging.config\nlogging.config.dictConfig({'version': 1})\n\n"
+        "def app(env):\n    raise ZeroDivisionError\n"
+    )
+    _, err, answer = serve_once(tmp_path, [write_app(tmp_path, text)], signal.SIGTERM)
+
+    assert answer.startswith(b"HTTP/1.1 500 ")
+    assert "ZeroDivisionError" in err

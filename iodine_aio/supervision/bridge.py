@@ -7,6 +7,7 @@ import sys
 import time
 from typing import Final
 
+from iodine_aio.errors import EXIT_STARTUP, StartupError
 from iodine_aio.logs import error_log
 from iodine_aio.pubsub.hub import Hub
 
@@ -17,10 +18,15 @@ _LAST_SECONDS: Final = 3.0
 # The URL is not said on the command line: everybody can read that, and its password.
 _PROGRAM: Final = """
 import os, socket, sys
+from iodine_aio.errors import EXIT_STARTUP, UsageError
 from iodine_aio.logs import log_to_stderr
 from iodine_aio.pubsub.bridge import run_bridge
 log_to_stderr(False)
-run_bridge(socket.socket(fileno=int(sys.argv[1])), os.environ.pop("_IODINE_BRIDGE_URL"))
+try:
+    run_bridge(socket.socket(fileno=int(sys.argv[1])), os.environ.pop("_IODINE_BRIDGE_URL"))
+except UsageError as error:
+    print(f"iodine_aio: {error}", file=sys.stderr)
+    sys.exit(EXIT_STARTUP)
 """
 
 
@@ -41,8 +47,15 @@ class Bridge:
         self._sock: socket.socket
 
     def look(self, now: float) -> None:
-        """Starts it where it is due, and sees whether it has ended."""
-        if self._process is not None and self._process.poll() is not None:
+        """Starts it where it is due, and sees whether it has ended.
+
+        Raises:
+            StartupError: it cannot begin, today or ever; it has said why.
+        """
+        code = None if self._process is None else self._process.poll()
+        if code == EXIT_STARTUP:
+            raise StartupError("the bridge to Redis cannot begin")
+        if code is not None:
             error_log.error("the bridge to Redis has ended; another takes its place")
             self._hub.remove(self._sock)
             self._process = None

@@ -157,7 +157,10 @@ class Supervisor:
         now = time.monotonic()
         self._watchdog.pat(now)
         if self._bridge is not None and self._state != _STOPPING:
-            self._bridge.look(now)
+            try:
+                self._bridge.look(now)
+            except StartupError as error:
+                self._give_up(error)
         for child in self._children.alive:
             if child.deadline <= now:
                 error_log.error("worker %d was killed: it had not ended in time", child.pid)

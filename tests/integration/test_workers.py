@@ -495,6 +495,43 @@ def test_pid_file_that_cannot_be_written_is_one_line(tmp_path: Path, words: list
     ]
 
 
+@pytest.mark.parametrize("words", [[], ["-w", "2"]])
+def test_pid_file_of_a_server_that_runs_is_left_to_it(tmp_path: Path, words: list[str]):
+    """The second one says whose it is."""
+    path = tmp_path / "server.pid"
+    with serving(tmp_path, WHO, *words, "--pid-file", str(path)) as server:
+        code, lines = refuse_to_start(tmp_path, WHO, *words, "--pid-file", str(path))
+        text = path.read_text()
+
+    assert code == 5
+    assert lines == [
+        f"iodine_aio: pid file {str(path)!r} is of a server that runs, pid {server.pid}:"
+        " stop it, or choose another file\n"
+    ]
+    assert text == f"{server.pid}\n"
+
+
+@pytest.mark.parametrize("words", [[], ["-w", "2"]])
+def test_url_that_redis_does_not_know_ends_the_start(tmp_path: Path, words: list[str]):
+    """With its cause, and once."""
+    code, lines = refuse_to_start(tmp_path, WHO, "-q", *words, "--redis", "redis://a?foo=1")
+
+    assert code == 5
+    assert len([line for line in lines if "the URL of Redis is malformed" in line]) == 1
+    assert not [line for line in lines if "Traceback" in line]
+
+
+def test_flags_that_replace_workers_need_some(tmp_path: Path):
+    """Without any they do nothing, and say so."""
+    with serving(tmp_path, WHO, "--max-requests", "5", "--max-rss", "100") as server:
+        server.stop()
+
+    assert [line for line in server.lines if "replaces workers" in line] == [
+        "--max-requests replaces workers, and there are none: add -w N\n",
+        "--max-rss replaces workers, and there are none: add -w N\n",
+    ]
+
+
 HOOKS = """
 import os
 import iodine_aio
