@@ -44,6 +44,11 @@ class _Inbox:
         self._bytes = 0
         self._lock: Final = threading.Lock()
 
+    @property
+    def idle(self) -> bool:
+        """True if nothing waits, and something may still come."""
+        return not self._messages and not self.ended
+
     def deliver(self, message: Message) -> None:
         """Is called by the broker."""
         with self._lock:
@@ -183,7 +188,9 @@ class Messages(_Listening):
             self._waiter = waiter = inbox.loop.create_future()
             inbox.wake = lambda waiter=waiter: waiter.done() or waiter.set_result(None)
             try:
-                await waiter
+                # Looked at again: from another thread it may have come before `wake` was there.
+                if inbox.idle:
+                    await waiter
             finally:
                 inbox.wake = self._waiter = None
         return message

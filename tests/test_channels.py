@@ -453,3 +453,51 @@ async def test_server_that_stops_leaves_the_loop_its_channels():
     assert (await anext(messages)).data == "hi"
     assert reference() is None
     await messages.aclose()
+
+
+class InBetween(asyncio.SelectorEventLoop):
+    """Lets something happen elsewhere while one of its coroutines is about to wait."""
+
+    happen = None
+
+    def create_future(self):
+        happen, self.happen = self.happen, None
+        if happen is not None:
+            happen()
+        return super().create_future()
+
+
+@pytest.mark.parametrize("what", ["message", "end"])
+async def test_message_that_comes_as_another_thread_begins_to_wait_wakes_it(what):
+    """It is not left until the next one comes, and neither is the end."""
+    home, heard = asyncio.get_running_loop(), []
+
+    async def listen():
+        loop = asyncio.get_running_loop()
+        messages = iodine_aio.subscribe("room")
+
+        def happen():
+            if what == "message":
+                iodine_aio.publish("room", "in between")
+            else:
+                thread = threading.Thread(target=messages.cancel)
+                thread.start()
+                thread.join()
+            passed = threading.Event()
+            home.call_soon_threadsafe(passed.set)
+            assert passed.wait(10)
+
+        loop.happen = happen
+        async for message in messages:
+            heard.append(message.data)
+            messages.cancel()
+
+    def work():
+        with asyncio.Runner(loop_factory=InBetween) as runner:
+            runner.run(asyncio.wait_for(listen(), 10))
+
+    async with iodine_aio.serve(hello, port=0):
+        await asyncio.to_thread(work)
+        await until(lambda: not homes.broker.has("room"))
+
+    assert heard == (["in between"] if what == "message" else [])
