@@ -1,7 +1,5 @@
 """`python -m iodine_aio`."""
 
-import sys
+from iodine_aio.cli import command
 
-from iodine_aio.cli import main
-
-sys.exit(main())
+command()

@@ -18,6 +18,7 @@ from iodine_aio.errors import (
     StartupError,
     UsageError,
 )
+from iodine_aio.last_signals import end_by
 from iodine_aio.loading import is_site, load_app
 from iodine_aio.logs import error_log, log_to_stderr, wake_logs
 from iodine_aio.server import Server
@@ -205,6 +206,11 @@ def read_binds(arguments: argparse.Namespace) -> list[Bind]:
             raise UsageError(f"-b {text} beside -p: give the port once")
         binds.append(bind)
     return binds
+
+
+def command() -> NoReturn:
+    """Is the program: `main`, in a process that ends with it."""
+    end_by(main)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -255,6 +255,9 @@ def _stopped_by_signals(server: Server) -> Iterator[None]:
     try:
         yield
     finally:
+        # Held meanwhile, so that none finds the default between the two.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
         for number, handler in previous.items():
             loop.remove_signal_handler(number)
             signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 import tempfile
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.clients import read_head
-from tests.integration.workers import KEPT, serving
+from tests.integration.workers import KEPT, Workers, serving
 from tests.requests import HANDSHAKE
 
 pytestmark = [pytest.mark.slow, pytest.mark.one_loop]
@@ -282,3 +283,37 @@ def test_systemd_is_told_when_a_stop_begins(tmp_path: Path, words: list[str]):
 
     assert states == [b"READY=1", b"STOPPING=1"]
     assert code == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("words", [[], ["-w", "2"]])
+def test_signals_that_go_on_to_the_very_end_change_nothing(
+    tmp_path: Path, words: list[str], number: int
+):
+    """It ends cleanly, says no word, and leaves no file, whenever the last one comes."""
+    with serving(tmp_path, APP, *words, "--pid-file", "pid") as server:
+        while server.popen.poll() is None:
+            server.signal(number)
+        assert server.popen.stderr is not None
+        said = server.popen.stderr.read()
+
+    assert server.popen.returncode == 0
+    assert said == ""
+    assert not (tmp_path / "pid").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_before_it_serves_ends_it_without_a_word(tmp_path: Path, number: int):
+    """By the signal, as who has started it expects; no traceback of what was imported."""
+    os.mkfifo(tmp_path / "begun")
+    server = Workers(tmp_path, "open('begun', 'w').close()\nimport time\ntime.sleep(600)\n")
+    try:
+        with open(tmp_path / "begun"):
+            server.signal(number)
+        _, said = server.popen.communicate(timeout=20)
+    finally:
+        server.popen.kill()
+        server.popen.wait()
+
+    assert server.popen.returncode == -number
+    assert said == ""
