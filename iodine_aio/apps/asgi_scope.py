@@ -48,7 +48,7 @@ def _make_scope(
     if target[0] == "/":
         raw_path = target.partition("?")[0]
     else:
-        raw_path, _, authority = split_target(env["REQUEST_METHOD"].encode(), target.encode())
+        raw_path, _, authority = split_target(env["REQUEST_METHOD"], target)
         if authority is not None:  # holds instead of Host - RFC 9112, 3.2.2
             headers = [field for field in headers if field[0] != b"host"]
             headers.insert(0, (b"host", authority.encode()))

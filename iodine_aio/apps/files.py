@@ -160,7 +160,7 @@ class StaticFiles:
         """The path of a request target, and what is there, as it was less than a second ago."""
         if target[0] != "/":
             try:
-                path = split_target(b"GET", target.encode("ascii"))[0]
+                path = split_target("GET", target)[0]
             except ProtocolError:  # "*": is of no file
                 return target, Entry()
         else:

@@ -10,7 +10,7 @@ from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
 from iodine_aio.errors import ProtocolError
-from iodine_aio.wire.request_line import is_host, split_target
+from iodine_aio.wire.request_line import METHODS, is_host, split_target
 
 Env = dict[str, Any]
 
@@ -164,13 +164,18 @@ def build_env(
             raise ProtocolError("no Host", status=400)
     elif not is_host(host):
         raise ProtocolError("malformed Host", status=400)
-    path, query, authority = split_target(method, target)
+    try:
+        uri = target.decode("ascii")
+    except UnicodeDecodeError:
+        raise ProtocolError("target is not ASCII", status=400) from None
+    verb = METHODS[method]
+    path, query, authority = split_target(verb, uri)
     if authority is not None:
         # "the origin server MUST ignore the received Host header field (if any) and
         # instead use the host information of the request-target" - RFC 9112, 3.2.2
         env["HTTP_HOST"] = authority
-    env["REQUEST_METHOD"] = method.decode("ascii")
-    env["REQUEST_URI"] = target.decode("ascii")
+    env["REQUEST_METHOD"] = verb
+    env["REQUEST_URI"] = uri
     env["PATH_INFO"] = unquote_to_bytes(path).decode("latin-1") if "%" in path else path
     env["QUERY_STRING"] = query
     env["SERVER_PROTOCOL"] = env["HTTP_VERSION"] = "HTTP/1.1" if version[7] == 49 else "HTTP/1.0"

@@ -4,6 +4,7 @@ httptools reads fields; the line is read here, because llhttp is lenient with it
 (several spaces, RTSP, HTTP/0.9) and reports unknown methods and garbage alike.
 """
 
+import functools
 import re
 from typing import Final
 
@@ -11,11 +12,14 @@ from iodine_aio.errors import ProtocolError
 from iodine_aio.wire.fields import is_token
 
 # What llhttp takes in an HTTP request, CONNECT left out: it asks for a tunnel.
-_METHODS: Final = frozenset(
-    b"ACL BIND CHECKOUT COPY DELETE GET HEAD LINK LOCK M-SEARCH MERGE MKACTIVITY MKCALENDAR MKCOL"
-    b" MOVE NOTIFY OPTIONS PATCH POST PROPFIND PROPPATCH PURGE PUT QUERY REBIND REPORT SEARCH"
-    b" SUBSCRIBE TRACE UNBIND UNLINK UNLOCK UNSUBSCRIBE".split()
-)
+METHODS: Final = {
+    name.encode(): name
+    for name in (
+        "ACL BIND CHECKOUT COPY DELETE GET HEAD LINK LOCK M-SEARCH MERGE MKACTIVITY MKCALENDAR"
+        " MKCOL MOVE NOTIFY OPTIONS PATCH POST PROPFIND PROPPATCH PURGE PUT QUERY REBIND REPORT"
+        " SEARCH SUBSCRIBE TRACE UNBIND UNLINK UNLOCK UNSUBSCRIBE"
+    ).split()
+}
 _VERSIONS: Final = frozenset((b"HTTP/1.1", b"HTTP/1.0"))
 
 
@@ -32,7 +36,7 @@ def parse_request_line(line: bytes) -> tuple[bytes, bytes, bytes]:
     parts = line.split(b" ")
     if len(parts) == 3:
         method, target, version = parts
-        if version in _VERSIONS and method in _METHODS and target:
+        if version in _VERSIONS and method in METHODS and target:
             return method, target, version
     else:
         method, target, version = parts[0], parts[1] if len(parts) == 2 else b"", b""
@@ -56,8 +60,8 @@ def _is_dotted_digits(text: bytes) -> bool:
     return text[:1].isdigit() and text[1:2] == b"." and text[2:].isdigit()
 
 
-def split_target(method: bytes, target: bytes) -> tuple[str, str, str | None]:
-    """Path, query and authority of a request target.
+def split_target(method: str, target: str) -> tuple[str, str, str | None]:
+    """Path, query and authority of a request target, which is not empty.
 
     The path is still percent-encoded; the authority is None unless the target is in
     absolute form.
@@ -67,15 +71,12 @@ def split_target(method: bytes, target: bytes) -> tuple[str, str, str | None]:
 
     RFC 9112, 3.2.
     """
-    try:
-        text = target.decode("ascii")
-    except UnicodeDecodeError:
-        raise ProtocolError("target is not ASCII", status=400) from None
+    text = target
     authority: str | None = None
-    if text[0] != "/":
-        if text == "*" and method == b"OPTIONS":
+    if target[0] != "/":
+        if target == "*" and method == "OPTIONS":
             return "*", "", None
-        scheme, colon, rest = text.partition("://")
+        scheme, colon, rest = target.partition("://")
         if not colon or scheme.lower() not in ("http", "https"):
             raise ProtocolError("target in no known form", status=400)
         end = min((at for at in map(rest.find, "/?") if at >= 0), default=len(rest))
@@ -103,6 +104,7 @@ _HOST_CHARACTERS: Final = frozenset(
 _PLAIN_HOST: Final = re.compile(r"[0-9A-Za-z.\-]+(?::[0-9]+)?")
 
 
+@functools.lru_cache(maxsize=64)  # nearly all requests of a server name the same one
 def is_host(value: str) -> bool:
     """True if `value` can be a Host: a name or address and perhaps a port.
 

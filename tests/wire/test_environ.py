@@ -190,3 +190,8 @@ def test_authority_of_the_target_overrides_host():
 def test_bad_target_is_400():
     """The target is checked here too (RFC 9112, 3.2)."""
     assert refusal_of([HOST], target=b"a") == 400
+
+
+def test_target_beyond_ascii_is_400():
+    """A URI is written in ASCII (RFC 3986, 2)."""
+    assert refusal_of([(b"Host", b"a")], target=b"/\xc3\xa9") == 400

@@ -128,84 +128,79 @@ def test_any_line_is_parsed_or_refused(line):
 @pytest.mark.parametrize(
     ("target", "expected"),
     [
-        (b"/", ("/", "", None)),
-        (b"/a/b", ("/a/b", "", None)),
-        (b"/a?b=c", ("/a", "b=c", None)),
-        (b"/a?", ("/a", "", None)),
-        (b"/a?b?c", ("/a", "b?c", None)),
-        (b"/?/..//", ("/", "/..//", None)),
-        (b"//a/b", ("//a/b", "", None)),
-        (b"/%2e%2e/", ("/%2e%2e/", "", None)),
-        (b"/http://a", ("/http://a", "", None)),
-        (b"/a;b=c:@,d", ("/a;b=c:@,d", "", None)),
+        ("/", ("/", "", None)),
+        ("/a/b", ("/a/b", "", None)),
+        ("/a?b=c", ("/a", "b=c", None)),
+        ("/a?", ("/a", "", None)),
+        ("/a?b?c", ("/a", "b?c", None)),
+        ("/?/..//", ("/", "/..//", None)),
+        ("//a/b", ("//a/b", "", None)),
+        ("/%2e%2e/", ("/%2e%2e/", "", None)),
+        ("/http://a", ("/http://a", "", None)),
+        ("/a;b=c:@,d", ("/a;b=c:@,d", "", None)),
     ],
 )
 def test_origin_form_is_split_at_the_first_question_mark(target, expected):
     """origin-form = absolute-path [ "?" query ] (RFC 9112, 3.2.1)."""
-    assert split_target(b"GET", target) == expected
+    assert split_target("GET", target) == expected
 
 
 @pytest.mark.parametrize(
     ("target", "expected"),
     [
-        (b"http://a/b?c", ("/b", "c", "a")),
-        (b"HTTPS://a:8443/b", ("/b", "", "a:8443")),
-        (b"http://a", ("/", "", "a")),
-        (b"http://a?c", ("/", "c", "a")),
-        (b"http://a?c/d", ("/", "c/d", "a")),
-        (b"http://[::1]:80/", ("/", "", "[::1]:80")),
-        (b"http://a//b", ("//b", "", "a")),
+        ("http://a/b?c", ("/b", "c", "a")),
+        ("HTTPS://a:8443/b", ("/b", "", "a:8443")),
+        ("http://a", ("/", "", "a")),
+        ("http://a?c", ("/", "c", "a")),
+        ("http://a?c/d", ("/", "c/d", "a")),
+        ("http://[::1]:80/", ("/", "", "[::1]:80")),
+        ("http://a//b", ("//b", "", "a")),
     ],
 )
 def test_absolute_form_tells_the_authority(target, expected):
     """A server must accept the absolute-form (RFC 9112, 3.2.2)."""
-    assert split_target(b"GET", target) == expected
+    assert split_target("GET", target) == expected
 
 
 def test_asterisk_is_for_options():
     """The asterisk-form asks about the server as a whole (RFC 9112, 3.2.4)."""
-    assert split_target(b"OPTIONS", b"*") == ("*", "", None)
+    assert split_target("OPTIONS", "*") == ("*", "", None)
 
 
-@pytest.mark.parametrize("method", [b"GET", b"POST", b"HEAD"])
+@pytest.mark.parametrize("method", ["GET", "POST", "HEAD"])
 def test_asterisk_of_another_method_is_400(method):
     """The asterisk-form "is only used for a server-wide OPTIONS" (RFC 9112, 3.2.4)."""
-    assert refusal_of(split_target, method, b"*") == 400
+    assert refusal_of(split_target, method, "*") == 400
 
 
 @pytest.mark.parametrize(
-    "target", [b"a", b"a/b", b"a:80", b"?a", b"**", b"ftp://a/", b"http:/a", b"http:a", b"://a/"]
+    "target", ["a", "a/b", "a:80", "?a", "**", "ftp://a/", "http:/a", "http:a", "://a/"]
 )
 def test_target_of_no_known_form_is_400(target):
     """There are four forms, and CONNECT's is not served (RFC 9112, 3.2)."""
-    assert refusal_of(split_target, b"GET", target) == 400
+    assert refusal_of(split_target, "GET", target) == 400
 
 
 @pytest.mark.parametrize(
     "target",
-    [b"http:///a", b"http://", b"http://?a", b"http://u@a/", b"http://u:p@a/", b"http://a:b/"],
+    ["http:///a", "http://", "http://?a", "http://u@a/", "http://u:p@a/", "http://a:b/"],
 )
 def test_bad_authority_is_400(target):
     """User information is treated as an error, and an empty host too (RFC 9110, 4.2)."""
-    assert refusal_of(split_target, b"GET", target) == 400
+    assert refusal_of(split_target, "GET", target) == 400
 
 
-@pytest.mark.parametrize("target", [b"/a#b", b"/#", b"http://a/b#c", b"/a?b#c"])
+@pytest.mark.parametrize("target", ["/a#b", "/#", "http://a/b#c", "/a?b#c"])
 def test_fragment_is_400(target):
     """A fragment is not part of a target (RFC 9110, 7.1)."""
-    assert refusal_of(split_target, b"GET", target) == 400
+    assert refusal_of(split_target, "GET", target) == 400
 
 
-def test_target_beyond_ascii_is_400():
-    """A URI is written in ASCII (RFC 3986, 2)."""
-    assert refusal_of(split_target, b"GET", b"/\xc3\xa9") == 400
-
-
-@given(st.binary(min_size=1))
+@given(st.text(st.characters(codec="ascii"), min_size=1))
 def test_any_target_is_split_or_refused(target):
     """Nothing but ProtocolError is raised, and a path always begins with a slash."""
     try:
-        path, _, _ = split_target(b"GET", target)
+        path, _, _ = split_target("GET", target)
     except ProtocolError as error:
         path = error.status
 
