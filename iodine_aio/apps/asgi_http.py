@@ -157,7 +157,7 @@ class Response(Reply):
     __slots__ = ("_body", "_head", "_next", "_types")
 
     def __init__(self, types: tuple[str, str]) -> None:
-        super().__init__()
+        Reply.__init__(self)
         self._types = types
         self._next = _START
         self._head: Any = None
@@ -267,7 +267,7 @@ class Exchange(Response):
     __slots__ = ("_incoming", "_taken")
 
     def __init__(self, env: Env) -> None:
-        super().__init__(_TYPES)
+        Response.__init__(self, _TYPES)  # super() costs more, once a request
         self._incoming = env["iodine_aio.body"]
         self._taken = False  # all of the request
 

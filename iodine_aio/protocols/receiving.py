@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import io
 import tempfile
-from collections import deque
 from typing import IO, Final, Protocol
 
 from iodine_aio.errors import ClientGoneError, ProtocolError
@@ -105,7 +104,7 @@ class RequestStream:
     def __init__(self, sluice: Sluice, reader: BodyReader | None) -> None:
         self._sluice = sluice
         self._reader = reader
-        self._pieces: deque[bytes] = deque()
+        self._pieces: list[bytes] = []
         self._size = 0
         self._begun = False
         self._lost = False

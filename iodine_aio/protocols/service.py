@@ -26,6 +26,9 @@ HELD_SECONDS: Final = 0.25  # a call that took longer is named in the log
 
 # A coroutine that never waits costs no turn of the loop where Python can start it at once.
 _EAGER: Final[dict[str, Any]] = {"eager_start": True} if sys.version_info >= (3, 12) else {}
+_make_task: Final[Callable[..., "asyncio.Task[Any]"]] = (
+    functools.partial(asyncio.Task, **_EAGER) if _EAGER else asyncio.Task
+)
 
 
 class Served(Protocol):
@@ -110,7 +113,7 @@ class Service:
 
     def start_task(self, awaitable: Awaitable[Any]) -> "asyncio.Task[Any]":
         """A task that awaits `awaitable`; it may be done already."""
-        task: asyncio.Task[Any] = asyncio.Task(_guard(awaitable), loop=self.loop, **_EAGER)
+        task = _make_task(_guard(awaitable), loop=self.loop)
         if not task.done():
             self.tasks.add(task)
             task.add_done_callback(functools.partial(self._end_task, awaitable))
@@ -118,7 +121,7 @@ class Service:
 
     def start_guarded(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """As `start_task`, for a coroutine that catches all but what ends a task."""
-        task = asyncio.Task(coroutine, loop=self.loop, **_EAGER)
+        task = _make_task(coroutine, loop=self.loop)
         if not task.done():
             self.tasks.add(task)
             task.add_done_callback(self.tasks.discard)
