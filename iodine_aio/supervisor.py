@@ -15,6 +15,7 @@ from typing import Any, Final
 from iodine_aio.binds import Bind
 from iodine_aio.descriptors import raise_descriptor_limit
 from iodine_aio.errors import StartupError, UsageError
+from iodine_aio.logs import error_log
 from iodine_aio.loop import new_event_loop
 from iodine_aio.server import Server
 from iodine_aio.serving import make_server
@@ -129,13 +130,16 @@ def _pid_file(path: str | None) -> Iterator[None]:
         raise StartupError(f"pid file {path!r} cannot be written: {error.strerror}") from error
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            # Not flock(): workers would inherit it, and hold it when their parent was killed.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
             file.seek(0)
             raise StartupError(
                 f"pid file {path!r} is of a server that runs, pid {file.read().strip()}:"
                 " stop it, or choose another file"
             ) from None
+        except OSError as error:  # some file systems have no locks
+            error_log.warning("pid file %r cannot be locked: %s", path, error.strerror)
         file.truncate(0)
         file.write(text)
         file.flush()

@@ -44,18 +44,20 @@ class Bridge:
         self._url: Final = url
         self._hub: Final = hub
         self._process: subprocess.Popen[bytes] | None = None
+        self._replaced = False
         self._sock: socket.socket
 
     def look(self, now: float) -> None:
         """Starts it where it is due, and sees whether it has ended.
 
         Raises:
-            StartupError: it cannot begin, today or ever; it has said why.
+            StartupError: not even the first could begin; it has said why.
         """
         code = None if self._process is None else self._process.poll()
-        if code == EXIT_STARTUP:
+        if code == EXIT_STARTUP and not self._replaced:
             raise StartupError("the bridge to Redis cannot begin")
         if code is not None:
+            self._replaced = True
             error_log.error("the bridge to Redis has ended; another takes its place")
             self._hub.remove(self._sock)
             self._process = None

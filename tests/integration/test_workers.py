@@ -1,5 +1,7 @@
 """Several processes serve: who answers, who starts, who ends, and what is said of it."""
 
+import errno
+import fcntl
 import itertools
 import os
 import re
@@ -15,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from iodine_aio.supervisor import _pid_file
 from tests.integration.redis_server import PROGRAM, RedisServer
 from tests.integration.workers import GET, KEPT, WHO, Workers, serving
 from tests.sockets import read_to_end
@@ -509,6 +512,38 @@ def test_pid_file_of_a_server_that_runs_is_left_to_it(tmp_path: Path, words: lis
         " stop it, or choose another file\n"
     ]
     assert text == f"{server.pid}\n"
+
+
+def test_pid_file_of_a_killed_server_holds_up_nobody(tmp_path: Path):
+    """Though its workers live for a moment: it was the parent's."""
+    path = tmp_path / "server.pid"
+    with serving(tmp_path, WHO, "-w", "2", "--pid-file", str(path)) as server:
+        for worker in server.workers():
+            os.kill(worker, signal.SIGSTOP)  # so that they are there for sure
+        os.kill(server.pid, signal.SIGKILL)
+        server.popen.wait(10)
+        with serving(tmp_path, WHO, "--pid-file", str(path)) as another:
+            text = path.read_text()
+            another.stop()
+
+    assert text == f"{another.pid}\n"
+
+
+def test_pid_file_that_cannot_be_locked_is_written_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """Some file systems have no locks."""
+
+    def lock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "lockf", lock)
+    path = tmp_path / "server.pid"
+    with _pid_file(str(path)):
+        text = path.read_text()
+
+    assert text == f"{os.getpid()}\n"
+    assert "No locks available" in caplog.text
 
 
 @pytest.mark.parametrize("words", [[], ["-w", "2"]])
