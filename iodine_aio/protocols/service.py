@@ -14,8 +14,9 @@ from iodine_aio.errors import as_exception
 from iodine_aio.logs import AccessLog, error_log
 from iodine_aio.pool import Pool
 from iodine_aio.protocols.heads import HeadParser
-from iodine_aio.pubsub.broker import Broker, Outlet, Subscriber
+from iodine_aio.pubsub.broker import Broker, Subscriber
 from iodine_aio.pubsub.message import Message
+from iodine_aio.pubsub.outlets import Writable
 from iodine_aio.settings import Settings
 from iodine_aio.wire.environ import Env
 from iodine_aio.wire.response import ResponseHead
@@ -222,7 +223,7 @@ def is_coroutine_function(function: object) -> bool:
     )
 
 
-def log_subscriber(subscriber: Subscriber | Outlet, error: Exception) -> None:
+def log_subscriber(subscriber: Subscriber | Writable, error: Exception) -> None:
     """Logs what a subscriber raised instead of taking a message."""
     error_log.error("%r raised on a message", subscriber, exc_info=error)
 

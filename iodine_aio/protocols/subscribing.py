@@ -22,6 +22,9 @@ class Subscribing(Turns):
         """Sends what was published to a channel; is called in the loop's thread."""
         raise NotImplementedError
 
+    def open_outlet(self) -> None:
+        """Lets what is published go past the connection, where that can be."""
+
     def subscribe(
         self, channel: str, callback: Callable[[Message], Any] | None, pattern: bool
     ) -> Subscription:
@@ -98,6 +101,7 @@ class Subscribing(Turns):
             return
         if self._subscriptions is None:
             self._subscriptions = {}
+            self.open_outlet()
         self.service.broker.subscribe(channel, subscriber, pattern, self)
         replaced = self._subscriptions.get((channel, pattern))
         if isinstance(replaced, Called):

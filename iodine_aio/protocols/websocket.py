@@ -1,6 +1,5 @@
 """A WebSocket: messages, pings, the closing handshake (RFC 6455, sections 5 to 7)."""
 
-import asyncio
 from time import monotonic
 from typing import Any, Final
 
@@ -11,6 +10,7 @@ from iodine_aio.protocols.connection import Connection, open_websockets
 from iodine_aio.protocols.service import HELD_SECONDS, Service
 from iodine_aio.protocols.writing import CLOSED, OPEN, bytes_of, half_close
 from iodine_aio.pubsub.message import Message
+from iodine_aio.pubsub.outlets import Outlet
 from iodine_aio.wire.environ import Env
 from iodine_aio.wire.events import Event
 from iodine_aio.wire.frames import (
@@ -31,7 +31,7 @@ _MAX_UNANSWERED_PINGS: Final = 2
 class WebSocketProtocol(Connection):
     """One WebSocket, from behind its 101 on."""
 
-    __slots__ = ("_pinged_at", "_pings", "_reader")
+    __slots__ = ("_outlet", "_pinged_at", "_pings", "_reader")
 
     kind = "WebSocket"
     registry = open_websockets
@@ -40,6 +40,7 @@ class WebSocketProtocol(Connection):
         settings = service.settings
         super().__init__(service, handler, env, settings.ping_interval)
         self.close_code = 1006  # what on_close hears of a peer that says nothing
+        self._outlet: Outlet | None = None
         self._pings = 0
         self._pinged_at = 0.0
         self._reader = MessageReader(settings.max_message_bytes, settings.max_message_fragments)
@@ -53,12 +54,20 @@ class WebSocketProtocol(Connection):
         self.deliver_frame(message.websocket_frame)
 
     @property
-    def outlet(self) -> asyncio.Transport | None:
-        """The transport, while nothing is in the way of what is published."""
-        if self._state or self._paused or self._drains:
-            return None
+    def outlet(self) -> Outlet | None:
+        """Where published frames may go straight, while nothing is in their way."""
+        return None if self._state or self._paused else self._outlet
+
+    def open_outlet(self) -> None:
+        transport = self.transport
+        assert transport is not None
         # Others warn of what is written between a failure and `connection_lost`.
-        return self.transport if isinstance(self.service.loop, uvloop.Loop) else None
+        if self._drains or not isinstance(self.service.loop, uvloop.Loop):
+            return
+        if transport.get_extra_info("sslcontext") is not None:
+            return
+        transport.set_write_buffer_limits(high=0)  # tells us of the first byte that waits
+        self._outlet = Outlet(transport.get_extra_info("socket").fileno(), transport)
 
     def receive(self, data: bytes) -> int:
         started = monotonic()

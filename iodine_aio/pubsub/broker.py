@@ -10,6 +10,7 @@ from typing import Final, Protocol
 from iodine_aio.errors import UsageError
 from iodine_aio.pubsub.engine import Engine, ProcessEngine
 from iodine_aio.pubsub.message import Message
+from iodine_aio.pubsub.outlets import Outlet, Outlets, Writable
 from iodine_aio.pubsub.patterns import Pattern, compile_pattern
 
 MAX_MATCHES: Final = 1024  # channels whose patterns are remembered
@@ -46,18 +47,12 @@ class Subscription:
 class Subscriber(Protocol):
     """Whoever listens to a channel.
 
-    One that is a WebSocket may have an attribute `outlet`: an `Outlet`, or None for now.
+    One that is a WebSocket may have an attribute `outlet`: an `Outlet` for its frames, or
+    None for now.
     """
 
     def deliver(self, message: Message) -> None:
         """Takes a message, at once and without raising."""
-
-
-class Outlet(Protocol):
-    """Takes `Message.websocket_frame` in place of its subscriber, as a transport does."""
-
-    def write(self, data: bytes) -> None:
-        """Sends `data`, and calls nobody who might subscribe or unsubscribe."""
 
 
 class Holder(Protocol):
@@ -67,7 +62,7 @@ class Holder(Protocol):
         """Writes it."""
 
 
-_Plan = tuple[tuple[Outlet, ...], tuple[Subscriber, ...]]
+_Plan = tuple[Outlets, tuple[Subscriber, ...]]
 
 
 class _Subscribers(dict[object, Subscriber]):
@@ -80,8 +75,6 @@ class _Subscribers(dict[object, Subscriber]):
 
     def make_plan(self) -> _Plan:
         """Parts the subscribers that have an outlet from the others."""
-        # Of ten thousand subscribers none is in a cache when its turn comes: what a message
-        # does not touch costs nothing.
         outlets: list[Outlet] = []
         others: list[Subscriber] = []
         for subscriber in self.values():
@@ -90,7 +83,7 @@ class _Subscribers(dict[object, Subscriber]):
                 others.append(subscriber)
             else:
                 outlets.append(outlet)
-        self.plan = tuple(outlets), tuple(others)
+        self.plan = Outlets(outlets), tuple(others)
         return self.plan
 
 
@@ -99,7 +92,7 @@ class Broker:
 
     Attributes:
         engine: carries messages to other processes.
-        report: is called with a subscriber, or an outlet, and with what it raised.
+        report: is called with a subscriber, or its transport, and with what it raised.
         max_channels, max_channel_length: what `subscribe` and `publish` refuse is beyond.
         published: messages published here.
         delivered: messages handed to subscribers here, once for each of them.
@@ -107,7 +100,7 @@ class Broker:
         holders: subscribers that hold something back now.
     """
 
-    def __init__(self, report: Callable[[Subscriber | Outlet, Exception], object]) -> None:
+    def __init__(self, report: Callable[[Subscriber | Writable, Exception], object]) -> None:
         self.engine: Engine = ProcessEngine()
         self.report: Final = report
         self.max_channels = MAX_CHANNELS
@@ -284,13 +277,7 @@ class Broker:
                 rest.remove(omitted)
                 others = tuple(rest)
         if outlets:
-            frame = message.websocket_frame
-            for outlet in outlets:
-                if outlet is not closed:
-                    try:
-                        outlet.write(frame)
-                    except Exception as error:  # the others are to have it all the same
-                        self.report(outlet, error)
+            outlets.write(message.websocket_frame, closed, self.report)
         for subscriber in others:
             try:
                 subscriber.deliver(message)

@@ -2,6 +2,9 @@
 
 import asyncio
 import contextlib
+import os
+import socket
+import struct
 import threading
 
 import pytest
@@ -14,6 +17,7 @@ from iodine_aio.protocols.websocket import WebSocketProtocol
 from iodine_aio.pubsub import message as message_module
 from iodine_aio.settings import Settings
 from tests.clients import (
+    exchange,
     join,
     listening,
     open_websocket,
@@ -22,6 +26,7 @@ from tests.clients import (
 from tests.frames import BINARY, CLOSE, TEXT, close_frame, frame, text_frame
 from tests.handlers import Chat
 from tests.loops import until
+from tests.requests import GET, HANDSHAKE
 from tests.transports import FakeLoop, FakeTransport
 
 
@@ -543,9 +548,9 @@ async def test_message_is_encoded_once_for_all(monkeypatch):
 class CountingTransport:
     """A transport's writes, as they are made."""
 
-    def __init__(self, transport):
+    def __init__(self, transport, written):
         self.transport = transport
-        self.written = []
+        self.written = written
 
     def write(self, data):
         self.written.append(data)
@@ -555,22 +560,55 @@ class CountingTransport:
         return getattr(self.transport, name)
 
 
-async def test_delivery_is_one_write():
+async def test_delivery_is_one_write(monkeypatch):
     """Of the bytes that all get; a channel without subscribers costs none."""
+    written = []
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda *args: written.append(args[1]) or write(*args))
     async with open_websocket(Chat) as first, join(first.server) as second:
+        await until(lambda: len(first.server.connections) == 2)
         connections = list(first.server.connections)
         for connection in connections:
-            connection.transport = CountingTransport(connection.transport)
+            connection.transport = CountingTransport(connection.transport, written)
         iodine_aio.publish("kitchen", "hi")
         iodine_aio.publish("room", "hi")
         for client in (first, second):
             assert await client.receive() == (TEXT, b"hi")
 
-        written = [connection.transport.written for connection in connections]
-        assert [len(frames) for frames in written] == [1, 1]
-        assert written[0][0] is written[1][0]
+        assert written == [b"\x81\x02hi"] * 2
+        assert written[0] is written[1]
         for connection in connections:
             connection.transport = connection.transport.transport
+
+
+async def test_what_waits_for_a_slow_peer_goes_before_what_is_published():
+    """Though its socket has room again: the way past the connection is shut until all is sent."""
+    size = 16 << 20
+    async with open_websocket(Chat, hard_limit_bytes=2 * size) as other:
+        (others,) = other.server.connections
+        loop, received = asyncio.get_running_loop(), bytearray()
+        with socket.create_connection(("127.0.0.1", other.server.port)) as client:
+            client.setblocking(False)
+            await loop.sock_sendall(client, HANDSHAKE)
+            while not received.endswith(b"\r\n\r\n"):
+                received += await loop.sock_recv(client, 65536)
+            received.clear()
+            (connection,) = other.server.connections - {others}
+            connection.write(bytes(size))
+            assert connection.pending
+            for text in ("1", "2", "3"):
+                with contextlib.suppress(BlockingIOError):
+                    while data := client.recv(65536):
+                        received += data
+                iodine_aio.publish("room", text)
+            expected = b"\x82\x7f" + struct.pack("!Q", size) + bytes(size)
+            expected += b"\x81\x011" + b"\x81\x012" + b"\x81\x013"
+            while len(received) < len(expected):
+                received += await loop.sock_recv(client, 1 << 20)
+            assert received == expected
+            await until(lambda: not connection.pending)
+            iodine_aio.publish("room", "4")
+            assert await loop.sock_recv(client, 100) == b"\x81\x014"
 
 
 async def test_messages_go_past_a_connection_while_nothing_is_in_the_way(monkeypatch):
@@ -594,6 +632,37 @@ async def test_messages_go_past_a_connection_while_nothing_is_in_the_way(monkeyp
 
         uses_uvloop = isinstance(asyncio.get_running_loop(), uvloop.Loop)
         assert asked == (["2"] if uses_uvloop else ["1", "2", "3"])
+
+
+async def test_what_is_published_reaches_nobody_through_a_closed_connections_descriptor():
+    """Its number is another connection's at once."""
+
+    def app(env):
+        if env["rack.upgrade?"]:
+            env["upgrade.websocket"] = Chat
+        return 200, {}, "plain"
+
+    answered, heard = 0, 0
+    async with iodine_aio.serve(app, port=0) as server, join(server) as listener:
+        for round_ in range(50):
+            async with contextlib.AsyncExitStack() as stack:
+                goes = [await stack.enter_async_context(join(server)) for _ in range(4)]
+                iodine_aio.publish("room", "before")
+                for client in goes:
+                    reset(client.writer)
+                plain = [asyncio.create_task(exchange(server, GET)) for _ in range(4)]
+                while not all(task.done() for task in plain):
+                    iodine_aio.publish("room", str(round_))
+                    heard += 1
+                    await asyncio.sleep(0)
+                for task in plain:
+                    assert (await task).endswith(b"\r\n\r\nplain")  # no frame
+                    answered += 1
+        heard += 50
+        for _ in range(heard):
+            opcode, _ = await listener.receive()
+            assert opcode == TEXT
+    assert answered == 200
 
 
 @contextlib.contextmanager

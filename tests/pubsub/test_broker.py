@@ -1,6 +1,7 @@
 """The broker: who gets what, without a loop."""
 
 import fnmatch
+import itertools
 
 import pytest
 from hypothesis import settings
@@ -10,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from iodine_aio.errors import UsageError
 from iodine_aio.pubsub.broker import MAX_MATCHES, Broker
 from iodine_aio.pubsub.message import Message
+from iodine_aio.pubsub.outlets import Outlet
 
 
 class Ear:
@@ -29,17 +31,20 @@ class Ear:
 class Socket:
     """A subscriber with an outlet, that takes messages itself while that is shut."""
 
-    def __init__(self, action=None):
+    numbers = itertools.count(-1, -1)  # of sockets that take nothing: it all goes to `write`
+
+    def __init__(self, error=None):
         self.written = []
         self.delivered = []
         self.held = []
-        self.outlet = self
-        self.action = action
+        self.open = Outlet(next(self.numbers), self)
+        self.outlet = self.open
+        self.error = error
 
     def write(self, data):
+        if self.error is not None:
+            raise self.error
         self.written.append(data)
-        if self.action is not None:
-            self.action()
 
     def deliver(self, message):
         self.delivered.append(message.data)
@@ -269,7 +274,7 @@ def test_subscriber_whose_outlet_is_shut_delivers_itself(pattern):
     socket.outlet = None
     broker.renew("room", pattern)
     broker.publish("room", "2")
-    socket.outlet = socket
+    socket.outlet = socket.open
     broker.renew("room", pattern)
     broker.publish("room", "3")
 
@@ -324,10 +329,7 @@ def test_outlet_that_raises_affects_nobody_else():
     reported = []
     broker = Broker(lambda outlet, error: reported.append((outlet, str(error))))
 
-    def fail():
-        raise RuntimeError("no")
-
-    sockets = [Socket(fail), Socket()]
+    sockets = [Socket(RuntimeError("no")), Socket()]
     for socket in sockets:
         broker.subscribe("room", socket)
     broker.publish("room", "hi")
