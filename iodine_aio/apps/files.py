@@ -89,8 +89,7 @@ class StaticFiles:
                 if self._unlogged:
                     env["iodine_aio.unlogged"] = True
                 if entry.codings:
-                    coding = choose_coding(env.get("HTTP_ACCEPT_ENCODING"), entry.codings)
-                    form = entry.forms.get(coding or "identity", form)
+                    form = _choose_form(entry, form, env)
                 if (
                     form.ready is not None
                     and "HTTP_IF_NONE_MATCH" not in env
@@ -103,35 +102,29 @@ class StaticFiles:
                 try:
                     return form.answer(env)
                 except FileNotFoundError:
-                    # Changed or gone since: the next look finds what is there now.
                     entry.check_at = 0.0
-                    return self._answer_again(env, path)
+                    return self._show(env, path) or self._pass_on(env)
             if entry.redirect is not None:
                 query = env["QUERY_STRING"]
                 location = f"{entry.redirect}?{query}" if query else entry.redirect
                 return 301, [("Location", location), TEXT], "Moved Permanently"
+        return self._pass_on(env)
+
+    def _pass_on(self, env: Env) -> Any:
+        """Where there is no file."""
         if self._app is None:
             return self._refuse(env)
         result = self._app(env)
         if self._spa is not None and navigates(env):
-            return replace_missing(result, functools.partial(self._show_spa, env))
+            return replace_missing(result, functools.partial(self._show, env, self._spa))
         return result
-
-    def _answer_again(self, env: Env, path: str) -> Any:
-        form = self._find(path)[1].plain
-        if form is not None:
-            try:
-                return form.answer(env)
-            except FileNotFoundError:
-                pass  # it changes all the time: to its client it is not there
-        return self._refuse(env) if self._app is None else self._app(env)
 
     def _refuse(self, env: Env) -> Answer:
         """The answer where there is neither file nor app."""
         method = env["REQUEST_METHOD"]
         if method != "GET" and method != "HEAD":
             return 405, [("Allow", "GET, HEAD"), TEXT], "Method Not Allowed"
-        answer = self._show_spa(env) if self._spa is not None and navigates(env) else None
+        answer = self._show(env, self._spa) if self._spa is not None and navigates(env) else None
         return answer or self._show_404() or _NOT_FOUND
 
     def _show_404(self) -> Answer | None:
@@ -144,15 +137,19 @@ class StaticFiles:
             return None
         return 404, [field for field in form.fields if field[0] == "Content-Type"], body
 
-    # The page of an application that runs in the browser.
-
-    def _show_spa(self, env: Env) -> Answer | None:
-        assert self._spa is not None
-        form = self._find(self._spa)[1].plain
-        try:
-            return None if form is None else form.answer(env)
-        except FileNotFoundError:
-            return None
+    def _show(self, env: Env, target: str) -> Answer | None:
+        """The answer with the file of a path; None if there is none."""
+        for _ in range(2):
+            entry = self._find(target)[1]
+            form = entry.plain
+            if form is None:
+                return None
+            try:
+                return _choose_form(entry, form, env).answer(env)
+            except FileNotFoundError:
+                # Changed or gone since: the next look finds what is there now.
+                entry.check_at = 0.0
+        return None  # it changes all the time: to its client it is not there
 
     # Looking.
 
@@ -233,6 +230,12 @@ class StaticFiles:
             if pattern.match(path):
                 return [("Cache-Control", value)]
         return []
+
+
+def _choose_form(entry: Entry, plain: Representation, env: Env) -> Representation:
+    """The form of a file that suits the client best."""
+    coding = choose_coding(env.get("HTTP_ACCEPT_ENCODING"), entry.codings)
+    return entry.forms.get(coding or "identity", plain)
 
 
 def read_busy_page(settings: Settings) -> bytes | None:

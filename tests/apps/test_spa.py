@@ -207,6 +207,45 @@ async def test_site_without_an_app_has_the_page(site: Path):
     assert answers[0].body == PAGE
 
 
+@pytest.mark.parametrize("kind", ["iodine", "wsgi", None])
+@pytest.mark.parametrize(
+    ("accepted", "coding"),
+    [("gzip, br", "br"), ("gzip", "gzip"), ("zstd", "zstd"), ("identity", None), (None, None)],
+)
+async def test_page_is_sent_in_the_coding_that_the_browser_likes_best(
+    site: Path, kind: str | None, accepted: str | None, coding: str | None
+):
+    """As every file is that has such siblings; each form has its tag, and its 304 says Vary too."""
+    for name, extension in (("br", ".br"), ("gzip", ".gz"), ("zstd", ".zst")):
+        (site / f"app.html{extension}").write_bytes(name.encode())
+    fields = [HTML] if accepted is None else [HTML, f"Accept-Encoding: {accepted}"]
+    app = None if kind is None else getattr(Apps(), kind)
+    async with serving(app, site) as server:
+        page = Answer(await exchange(server, get("/deep/link", *fields)))
+        tag = page.fields["etag"]
+        known = Answer(await exchange(server, get("/a", *fields, f"If-None-Match: {tag}")))
+
+    assert page.status == 200
+    assert page.body == (PAGE if coding is None else coding.encode())
+    assert page.fields.get("content-encoding") == coding
+    assert page.fields["content-type"] == "text/html; charset=utf-8"
+    assert page.fields["cache-control"] == "no-cache"
+    assert page.fields["vary"] == "Accept-Encoding"
+    assert (known.status, known.fields["vary"]) == (304, "Accept-Encoding")
+
+
+async def test_large_page_that_was_replaced_is_found_at_once(site: Path):
+    """As every file is: nobody sees a 404 while a new version is put in place."""
+    (site / "app.html").write_bytes(b"x" * 100_000)
+    async with serving(Apps().iodine, site) as server:
+        old = Answer(await exchange(server, get("/deep", HTML)))
+        (site / "new").write_bytes(b"y" * 200_000)
+        (site / "new").replace(site / "app.html")
+        new = Answer(await exchange(server, get("/deep", HTML)))
+
+    assert [old.body, new.body] == [b"x" * 100_000, b"y" * 200_000]
+
+
 async def test_page_that_is_gone_leaves_the_404(site: Path):
     """The app's own, whole."""
     (site / "app.html").unlink()
