@@ -6,12 +6,16 @@ server and nothing else.
 
 import logging
 import sys
+import time
 from typing import Final
 
 from iodine_aio.wire.environ import Env
 
 error_log: Final = logging.getLogger("iodine_aio.error")
 access_log: Final = logging.getLogger("iodine_aio.access")
+
+QUIET_SECONDS: Final = 10.0
+MAX_ENTRIES: Final = 5  # of one Failures, within so long
 
 
 class _EntryFormatter(logging.Formatter):
@@ -51,6 +55,44 @@ def _without_controls(line: str) -> str:
     if line.isprintable():
         return line
     return "".join([one if one.isprintable() else ascii(one)[1:-1] for one in line])
+
+
+class Failures:
+    """Errors that may come with every message: the first are logged whole, the rest counted.
+
+    Each has its traceback: writing that takes ten times as long as a message does.
+
+    Args:
+        text: what fails, as in ``"a subscriber of 'room' raised"``.
+    """
+
+    __slots__ = ("_entries", "_quiet_until", "_text", "_untold")
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._entries = 0
+        self._untold = 0
+        self._quiet_until = 0.0
+
+    def add(self, error: BaseException) -> None:
+        """Logs `error`, or counts it where `MAX_ENTRIES` were logged within `QUIET_SECONDS`."""
+        now = time.monotonic()
+        if now >= self._quiet_until:
+            self.tell()
+            self._quiet_until = now + QUIET_SECONDS
+            self._entries = 0
+        if self._entries == MAX_ENTRIES:
+            self._untold += 1
+            return
+        self._entries += 1
+        more = "; for a while more of it is only counted" * (self._entries == MAX_ENTRIES)
+        error_log.error("%s%s", self._text, more, exc_info=error)
+
+    def tell(self) -> None:
+        """Says how many were counted since."""
+        if self._untold:
+            error_log.error("%s %d times more", self._text, self._untold)
+            self._untold = 0
 
 
 class AccessLog:

@@ -16,7 +16,7 @@ from typing import Any, Final, Self
 from iodine_aio import homes
 from iodine_aio.errors import UsageError
 from iodine_aio.homes import broker, call_home, find_home
-from iodine_aio.logs import error_log
+from iodine_aio.logs import Failures
 from iodine_aio.pubsub.broker import Subscription
 from iodine_aio.pubsub.message import Message
 
@@ -119,12 +119,13 @@ class _Listening(Subscription):
 class Called(_Listening):
     """Messages go to a callback, one after the other."""
 
-    __slots__ = ("_busy", "_callback")
+    __slots__ = ("_busy", "_callback", "_failures")
 
     def __init__(self, channel: str, pattern: bool, callback: Callable[[Message], object]) -> None:
         super().__init__(channel, pattern)
         self._callback: Final = callback
         self._busy: asyncio.Task[None] | None = None
+        self._failures: Final = Failures(f"a subscriber of {channel!r} raised")
         self._inbox.wake = self._call
         call_home(broker.subscribe, channel, self._inbox, pattern)
 
@@ -134,13 +135,15 @@ class Called(_Listening):
         for _ in range(MAX_TURN):
             message = self._inbox.take()
             if message is None:
+                if self._inbox.ended:
+                    self._failures.tell()
                 return
             try:
                 result = self._callback(message)
             except KeyboardInterrupt:
                 raise
             except BaseException as error:  # sys.exit() would end us, by anybody's message
-                error_log.error("a subscriber of %r raised", self.channel, exc_info=error)
+                self._failures.add(error)
                 continue
             if inspect.isawaitable(result):
                 self._busy = asyncio.get_running_loop().create_task(self._finish(result))
@@ -153,7 +156,7 @@ class Called(_Listening):
         except (asyncio.CancelledError, KeyboardInterrupt):
             raise
         except BaseException as error:
-            error_log.error("a subscriber of %r raised", self.channel, exc_info=error)
+            self._failures.add(error)
         finally:
             self._busy = None
             self._inbox.call_reader()

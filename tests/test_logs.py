@@ -6,7 +6,14 @@ import logging
 import pytest
 
 from iodine_aio import logs
-from iodine_aio.logs import AccessLog, log_to_stderr, printable
+from iodine_aio.logs import (
+    MAX_ENTRIES,
+    QUIET_SECONDS,
+    AccessLog,
+    Failures,
+    log_to_stderr,
+    printable,
+)
 
 DATE = "Mon, 23 Nov 2026 09:12:52 GMT"
 
@@ -125,3 +132,42 @@ def test_message_cannot_write_an_entry_of_its_own(monkeypatch):
     logs.error_log.warning("%s; said once", "one\ntwo \x1b")
 
     assert stderr.getvalue() == "one\n    two \\x1b; said once\n"
+
+
+def test_failures_are_counted_once_a_few_were_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """A flood of them makes no flood of entries; none is left untold."""
+    now = 1000.0
+    monkeypatch.setattr(logs.time, "monotonic", lambda: now)
+    failures = Failures("a subscriber of '100%' raised")
+    for number in range(500):
+        failures.add(LookupError(number))
+    now += QUIET_SECONDS
+    failures.add(ValueError("another"))
+    failures.tell()
+    texts = [record.getMessage() for record in caplog.records]
+    told = [record.exc_info[1] for record in caplog.records if record.exc_info]
+
+    assert texts == [
+        *["a subscriber of '100%' raised"] * (MAX_ENTRIES - 1),
+        "a subscriber of '100%' raised; for a while more of it is only counted",
+        f"a subscriber of '100%' raised {500 - MAX_ENTRIES} times more",
+        "a subscriber of '100%' raised",
+    ]
+    assert [str(error) for error in told] == ["0", "1", "2", "3", "4", "another"]
+
+
+def test_failures_that_come_slowly_are_all_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """However many there are."""
+    now = 1000.0
+    monkeypatch.setattr(logs.time, "monotonic", lambda: now)
+    failures = Failures("it failed")
+    for _ in range(20):
+        failures.add(LookupError())
+        now += QUIET_SECONDS / MAX_ENTRIES
+    failures.tell()
+
+    assert [bool(record.exc_info) for record in caplog.records] == [True] * 20

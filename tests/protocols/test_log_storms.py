@@ -6,7 +6,9 @@ import logging
 import pytest
 
 import iodine_aio
+from iodine_aio.logs import MAX_ENTRIES
 from tests.clients import exchange
+from tests.loops import until
 
 CLIENTS = 20  # at once
 
@@ -114,6 +116,31 @@ async def test_websocket_violations_write_nothing(caplog):
         assert await storm(server, handshake + b"\x81\x01\x1b", 60) == {b"101"}
 
     assert lines(caplog) == []
+
+
+@pytest.mark.parametrize("kind", ["plain", "async"])
+async def test_subscriber_that_always_raises_is_told_of_a_few_times(kind, caplog):
+    """With its traceback, and in the end with a count: clients say how many messages there are."""
+    heard = []
+
+    def hear(message):
+        heard.append(message)
+        raise ValueError(message.data)
+
+    async def hear_later(message):
+        hear(message)
+
+    subscription = iodine_aio.subscribe("room", hear if kind == "plain" else hear_later)
+    for number in range(200):
+        iodine_aio.publish("room", str(number))
+    await until(lambda: len(heard) == 200)
+    subscription.cancel()
+    await until(lambda: "times more" in lines(caplog)[-1])
+
+    assert caplog.text.count("Traceback") == MAX_ENTRIES
+    assert lines(caplog)[MAX_ENTRIES:] == [
+        f"a subscriber of 'room' raised {200 - MAX_ENTRIES} times more"
+    ]
 
 
 @pytest.mark.parametrize(
