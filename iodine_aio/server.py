@@ -223,8 +223,14 @@ class Server:
     async def accept_also(self, sock: socket.socket) -> bool:
         """Accepts from `sock` too, which listens where another of this server does.
 
-        False if there is none; `sock` is the server's then, all the same.
+        False if there is none; `sock` is the server's then, all the same. While the server
+        starts, nothing is accepted from `sock` either.
         """
+        assert self._starting is not None
+        await asyncio.wait([self._starting])
+        if not self.running or sock.fileno() < 0:  # it was given back meanwhile
+            sock.close()
+            return False
         for server in (self, *self._companions):
             if any(sock.getsockname() == other.getsockname() for other in server._sockets):
                 server._sockets.append(sock)
@@ -239,7 +245,7 @@ class Server:
             if sock in server._sockets:
                 server._sockets.remove(sock)
                 server._listeners.remove(sock)
-                sock.close()
+        sock.close()
 
     # Ending.
 

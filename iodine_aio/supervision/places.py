@@ -76,8 +76,7 @@ class Places:
     def remove(self) -> Slot:
         """Removes the last place, and gives its sockets to the worker of another one."""
         slot = self._slots.pop(max(self._slots))
-        for number in (slot.number, *self._sockets.kept_by(slot.number)):
-            self._lend(number)
+        self._hand_on(slot.number)
         return slot
 
     def start(self, slot: Slot) -> None:
@@ -95,7 +94,7 @@ class Places:
         pause = slot.backoff.next_pause()
         slot.start_at = time.monotonic() + pause
         if pause:
-            self._lend(slot.number)
+            self._hand_on(slot.number)
 
     def open(self, child: Child, text: str, mode: Any, number: int, backlog: int) -> None:
         """Gives a worker the sockets of a listener that it asks for."""
@@ -118,18 +117,28 @@ class Places:
         used = [child.used for child in self._children.alive]
         self._sockets.close_unused(set().union(*used))
 
-    def _lend(self, number: int) -> None:
-        """Lets the worker with the fewest sockets accept from those of an empty place."""
-        keepers = [
-            slot
-            for slot in self._slots.values()
-            if slot.number != number and slot.worker is not None and slot.worker.ready
-        ]
-        if keepers:
-            keeper = min(keepers, key=lambda slot: len(self._sockets.kept_by(slot.number)))
-            sockets = self._sockets.lend(number, keeper.number)
-            for child in keeper.occupants:
-                child.control.send("adopt", number, sockets=sockets)
+    def _hand_on(self, number: int) -> None:
+        """Lends the sockets of an empty place, and those that it has kept of others."""
+        for lent in (number, *self._sockets.kept_by(number)):
+            self._lend(lent, number)
+
+    def _lend(self, number: int, empty: int) -> None:
+        """Lets the best worker accept from the sockets of `number`; not that of `empty`."""
+        keepers = [slot for slot in self._slots.values() if slot.number not in (number, empty)]
+        if not keepers:
+            return
+        # One that serves; else one that will soon: it gets them when it has begun.
+        keeper = min(
+            keepers,
+            key=lambda slot: (
+                slot.worker is None,
+                slot.worker is not None and not slot.worker.ready,
+                len(self._sockets.kept_by(slot.number)),
+            ),
+        )
+        sockets = self._sockets.lend(number, keeper.number)
+        for child in keeper.occupants:
+            child.control.send("adopt", number, sockets=sockets)
 
     def _take_back(self, number: int) -> None:
         """Lets nobody else accept from the sockets of a place that is empty no longer."""

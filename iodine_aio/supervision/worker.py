@@ -169,16 +169,24 @@ class Worker:
             case ["abort"]:
                 server.stop_soon(0)
                 server.abort()
-            case ["adopt", int() as slot] if slot not in kept and server.running:
-                kept[slot] = sockets
-                for sock in sockets:
-                    self._loop.create_task(server.accept_also(sock))
+            case ["adopt", int() as slot] if server.running:
+                self._adopt(kept.setdefault(slot, []), sockets)
             case ["release", int() as slot]:
                 for sock in kept.pop(slot, ()):
                     server.accept_no_more(sock)
             case _:
                 for sock in sockets:
                     sock.close()
+
+    def _adopt(self, kept: list[socket.socket], sockets: list[socket.socket]) -> None:
+        # Of one that was lent while this worker began, some may have been opened already.
+        known = {sock.getsockname() for sock in kept}
+        for sock in sockets:
+            if sock.getsockname() in known:
+                sock.close()
+            else:
+                kept.append(sock)
+                self._loop.create_task(self._server.accept_also(sock))
 
     def _take_signal(self) -> None:
         """SIGTERM to this process alone: another worker will take its place."""

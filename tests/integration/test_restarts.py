@@ -296,6 +296,72 @@ def test_workers_come_and_go_by_signals(tmp_path: Path):
     assert lines == [f"{count} workers from now on\n" for count in (3, 2, 1)]
 
 
+# Begins when there is no file "wait", and dies where there is one "broken".
+SLOW = """
+import os, time
+import iodine_aio
+
+class Greeting:
+    def on_open(self):
+        self.write(str(os.getpid()))
+        self.close()
+
+while os.path.exists("wait"):
+    open("waiting", "a").close()
+    time.sleep(0.01)
+if os.path.exists("broken"):
+    os._exit(1)
+
+iodine_aio.listen({port}, Greeting)
+
+def app(env):
+    return 200, {{}}, str(os.getpid())
+"""
+
+
+def ask_raw(port: int) -> int:
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as sock:
+        return int(read_to_end(sock))
+
+
+def test_worker_goes_while_no_other_serves_yet(tmp_path: Path):
+    """Its sockets go to the one that begins, of all listeners, and no client waits in vain."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with serving(tmp_path, SLOW.format(port=port), "-w", "2") as server:
+        (tmp_path / "wait").touch()
+        os.kill(min(server.workers()), signal.SIGKILL)
+        server.until((tmp_path / "waiting").exists)
+        server.signal(signal.SIGTTOU)
+        server.read_until("1 workers from now on")
+        server.until(lambda: server.count() == 1)
+        (tmp_path / "wait").unlink()
+        answers = {int(server.ask()) for _ in range(40)} | {ask_raw(port) for _ in range(40)}
+        last = server.workers()
+        code, _ = server.stop()
+
+    assert answers == last
+    assert code == 0
+
+
+def test_keeper_that_dies_again_and_again_hands_its_sockets_on(tmp_path: Path):
+    """Those of places that were removed before, too: the worker that is left serves all."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with serving(tmp_path, SLOW.format(port=port), "-w", "3") as server:
+        keeper, survivor, _ = sorted(server.workers())
+        server.signal(signal.SIGTTOU)
+        server.until(lambda: server.count() == 2)
+        (tmp_path / "broken").touch()
+        os.kill(keeper, signal.SIGKILL)
+        for _ in range(2):  # the second one comes late: its place is empty from now on
+            server.read_until("no new worker: ")
+        answers = {int(server.ask()) for _ in range(40)} | {ask_raw(port) for _ in range(40)}
+        server.stop()
+
+    assert answers == {survivor}
+
+
 async def test_no_request_fails_while_workers_come_and_go(tmp_path: Path):
     """The sockets of a slot that goes are kept by another worker, and given back."""
     with serving(tmp_path, WHO, "-w", "3") as server:
