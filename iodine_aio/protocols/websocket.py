@@ -67,7 +67,8 @@ class WebSocketProtocol(Connection):
         if transport.get_extra_info("sslcontext") is not None:
             return
         transport.set_write_buffer_limits(high=0)  # tells us of the first byte that waits
-        self._outlet = Outlet(transport.get_extra_info("socket").fileno(), transport)
+        descriptor = transport.get_extra_info("socket").fileno()
+        self._outlet = Outlet(descriptor, transport, self.service.loop)
 
     def receive(self, data: bytes) -> int:
         started = monotonic()

@@ -4,6 +4,7 @@ A broker belongs to one thread. It calls `deliver` of its subscribers, in no par
 order, or writes to the outlet of those that have one.
 """
 
+import asyncio
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -68,23 +69,29 @@ _Plan = tuple[Outlets, tuple[Subscriber, ...]]
 class _Subscribers(dict[object, Subscriber]):
     """Those of one channel, by key; and what is done for each message, once that is known."""
 
-    __slots__ = ("plan",)
+    __slots__ = ("_loop", "plan")
 
     def __init__(self) -> None:
         self.plan: _Plan | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # that the plan is for
 
-    def make_plan(self) -> _Plan:
-        """Parts the subscribers that have an outlet from the others."""
+    def find_plan(self) -> _Plan:
+        """Parts the subscribers that have an outlet in the loop that runs from the others."""
+        loop = _find_running_loop()
+        plan = self.plan
+        if plan is not None and self._loop is loop:
+            return plan
         outlets: list[Outlet] = []
         others: list[Subscriber] = []
         for subscriber in self.values():
             outlet = getattr(subscriber, "outlet", None)
-            if outlet is None:
+            if outlet is None or outlet.loop is not loop:
                 others.append(subscriber)
             else:
                 outlets.append(outlet)
-        self.plan = Outlets(outlets), tuple(others)
-        return self.plan
+        self._loop = loop
+        self.plan = plan = Outlets(outlets), tuple(others)
+        return plan
 
 
 class Broker:
@@ -265,17 +272,18 @@ class Broker:
             if holder in subscribers:
                 holder.flush()
         # The plan of now, since some may come and go meanwhile.
-        outlets, others = subscribers.plan or subscribers.make_plan()
+        outlets, others = subscribers.find_plan()
         self.delivered += len(outlets) + len(others)
         omitted = None if but is None else subscribers.get(but)
         closed: Outlet | None = None
         if omitted is not None:
             self.delivered -= 1
-            closed = getattr(omitted, "outlet", None)
-            if closed is None:
+            if omitted in others:
                 rest = list(others)
                 rest.remove(omitted)
                 others = tuple(rest)
+            else:
+                closed = getattr(omitted, "outlet", None)
         if outlets:
             outlets.write(message.websocket_frame, closed, self.report)
         for subscriber in others:
@@ -299,6 +307,13 @@ class Broker:
                 self._matches.clear()
             self._matches[channel] = matches
         return matches
+
+
+def _find_running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 def _check_text(name: str, text: str) -> None:

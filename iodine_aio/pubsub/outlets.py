@@ -13,7 +13,7 @@ from typing import Final, NamedTuple, Protocol
 class Writable(Protocol):
     """What writes, as a transport does."""
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Sends `data`, and calls nobody who might subscribe or unsubscribe."""
 
 
@@ -26,22 +26,27 @@ class Outlet(NamedTuple):
     Attributes:
         descriptor: of the socket.
         transport: of the same, for what the socket does not take.
+        loop: of the transport. While it does not run it may have closed its descriptors
+            without a word to their connections, and the numbers be somebody else's.
     """
 
     descriptor: int
     transport: Writable
+    loop: object
 
 
 class Outlets:
-    """Those of a channel, at one moment."""
+    """Those of a channel, at one moment; all of the loop that runs."""
 
     __slots__ = ("_descriptors", "_transports")
 
     def __init__(self, outlets: Iterable[Outlet]) -> None:
+        self._transports: Final[dict[int, Writable]] = {
+            descriptor: transport for descriptor, transport, _ in outlets
+        }
         # What the kernel keeps of sockets lies about in the order in which they were made:
         # going through ten thousand of them in another one takes a tenth longer.
-        self._transports: Final[dict[int, Writable]] = dict(sorted(outlets))
-        self._descriptors: Final = tuple(self._transports)
+        self._descriptors: Final = tuple(sorted(self._transports))
 
     def __len__(self) -> int:
         return len(self._descriptors)
@@ -71,9 +76,11 @@ class Outlets:
             except OSError:  # it is full or broken: its transport knows what to do then
                 sent = 0
             if sent != size:
-                self._write_through(descriptor, frame[sent:], report)
+                # A view: all that wait for the rest of a frame share it.
+                rest = memoryview(frame)[sent:] if sent else frame
+                self._write_through(descriptor, rest, report)
 
-    def _write_through(self, descriptor: int, data: bytes, report: Report) -> None:
+    def _write_through(self, descriptor: int, data: bytes | memoryview, report: Report) -> None:
         transport = self._transports[descriptor]
         try:
             transport.write(data)

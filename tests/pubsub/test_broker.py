@@ -1,5 +1,6 @@
 """The broker: who gets what, without a loop."""
 
+import asyncio
 import fnmatch
 import itertools
 
@@ -33,11 +34,11 @@ class Socket:
 
     numbers = itertools.count(-1, -1)  # of sockets that take nothing: it all goes to `write`
 
-    def __init__(self, error=None):
+    def __init__(self, error=None, loop=None):
         self.written = []
         self.delivered = []
         self.held = []
-        self.open = Outlet(next(self.numbers), self)
+        self.open = Outlet(next(self.numbers), self, loop)
         self.outlet = self.open
         self.error = error
 
@@ -281,6 +282,40 @@ def test_subscriber_whose_outlet_is_shut_delivers_itself(pattern):
     assert socket.written == [b"\x81\x011", b"\x81\x013"]
     assert socket.delivered == ["2"]
     assert len(other.written) == 3
+
+
+def test_outlet_is_shut_while_its_loop_does_not_run():
+    """A loop that ended has closed its descriptors, whose numbers may be anything's now."""
+    loop, other = asyncio.new_event_loop(), asyncio.new_event_loop()
+    broker, socket, plain = make_broker(), Socket(loop=loop), Socket()
+    for listener in (socket, plain):
+        broker.subscribe("room", listener)
+
+    async def publish(text):
+        broker.publish("room", text)
+
+    loop.run_until_complete(publish("1"))
+    loop.close()
+    broker.publish("room", "2")
+    other.run_until_complete(publish("3"))
+    other.close()
+
+    assert socket.written == [b"\x81\x011"]
+    assert socket.delivered == ["2", "3"]
+    assert plain.written == [b"\x81\x012"]
+    assert plain.delivered == ["1", "3"]
+
+
+def test_publisher_whose_loop_does_not_run_may_be_left_out():
+    """Its outlet is shut."""
+    loop = asyncio.new_event_loop()
+    broker, publisher, other = make_broker(), Socket(loop=loop), Socket()
+    for listener in (publisher, other):
+        broker.subscribe("room", listener)
+    broker.publish("room", "hi", but=publisher)
+    loop.close()
+
+    assert (publisher.written, publisher.delivered, len(other.written)) == ([], [], 1)
 
 
 def test_outlet_is_written_nothing_once_its_subscriber_has_left():

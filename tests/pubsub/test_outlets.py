@@ -35,7 +35,7 @@ class Peer:
         self.ours, self.theirs = socket.socketpair()
         self.ours.setblocking(False)
         self.theirs.setblocking(False)
-        self.outlet = Outlet(self.ours.fileno(), self.transport)
+        self.outlet = Outlet(self.ours.fileno(), self.transport, None)
 
     def read(self):
         data = b""
@@ -132,6 +132,18 @@ def test_what_a_full_socket_does_not_take_is_its_transports(peers):
     assert len(full.read()) == filled
 
 
+def test_what_waits_of_a_frame_is_kept_once_for_all(peers):
+    """A thousand clients that lag with a megabyte are not a gigabyte."""
+    rests = []
+    frame = bytes(8 << 20)
+    for peer in peers:
+        peer.transport.write = rests.append
+    write(peers, frame)
+
+    assert len(rests) == 5
+    assert all(rest.obj is frame for rest in rests)
+
+
 def test_socket_whose_peer_is_gone_is_left_to_its_transport(peers):
     """Which finds out what there is to say."""
     peers[2].theirs.close()
@@ -147,7 +159,7 @@ def test_transport_that_raises_is_reported_and_affects_nobody_else(peers, crowde
     if crowded:
         request.getfixturevalue("thread")
     broken = peers[0].transport = Broken()
-    peers[0].outlet = Outlet(peers[0].outlet.descriptor, broken)
+    peers[0].outlet = Outlet(peers[0].outlet.descriptor, broken, None)
     peers[0].theirs.close()
 
     assert write(peers) == [(broken, "no")]
