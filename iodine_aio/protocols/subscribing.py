@@ -101,6 +101,7 @@ class Subscribing(Turns):
             return
         if self._subscriptions is None:
             self._subscriptions = {}
+        if subscriber is self:
             self.open_outlet()
         self.service.broker.subscribe(channel, subscriber, pattern, self)
         replaced = self._subscriptions.get((channel, pattern))

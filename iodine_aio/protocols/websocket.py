@@ -31,7 +31,7 @@ _MAX_UNANSWERED_PINGS: Final = 2
 class WebSocketProtocol(Connection):
     """One WebSocket, from behind its 101 on."""
 
-    __slots__ = ("_outlet", "_pinged_at", "_pings", "_reader")
+    __slots__ = ("_outlet", "_owed", "_pinged_at", "_pings", "_reader")
 
     kind = "WebSocket"
     registry = open_websockets
@@ -41,6 +41,7 @@ class WebSocketProtocol(Connection):
         super().__init__(service, handler, env, settings.ping_interval)
         self.close_code = 1006  # what on_close hears of a peer that says nothing
         self._outlet: Outlet | None = None
+        self._owed: bytes | None = None  # what the ping said that waits for its pong
         self._pings = 0
         self._pinged_at = 0.0
         self._reader = MessageReader(settings.max_message_bytes, settings.max_message_fragments)
@@ -59,16 +60,17 @@ class WebSocketProtocol(Connection):
         return None if self._state or self._paused else self._outlet
 
     def open_outlet(self) -> None:
-        transport = self.transport
-        assert transport is not None
+        transport, loop = self.transport, self.service.loop
         # Others warn of what is written between a failure and `connection_lost`.
-        if self._drains or not isinstance(self.service.loop, uvloop.Loop):
+        if self._outlet is not None or self._drains or not isinstance(loop, uvloop.Loop):
             return
-        if transport.get_extra_info("sslcontext") is not None:
+        if transport is None or transport.get_extra_info("sslcontext") is not None:
             return
         transport.set_write_buffer_limits(high=0)  # tells us of the first byte that waits
-        descriptor = transport.get_extra_info("socket").fileno()
-        self._outlet = Outlet(descriptor, transport, self.service.loop)
+        if transport.get_write_buffer_size() and not self._paused:
+            # But not who took over from HTTP, to whom that was told.
+            self.pause_writing()
+        self._outlet = Outlet(transport.get_extra_info("socket").fileno(), transport, loop)
 
     def receive(self, data: bytes) -> int:
         started = monotonic()
@@ -91,8 +93,11 @@ class WebSocketProtocol(Connection):
                 else:
                     self._wait_turn(payload)
             elif opcode == PING:
-                # A peer that takes nothing gets no pongs: they would pile up.
-                if self._state == OPEN and not self._paused:
+                if self._paused:
+                    # To a peer that takes nothing they would pile up. It "MAY elect to send
+                    # a Pong frame for only the most recently processed Ping" - RFC 6455, 5.5.3
+                    self._owed = payload
+                elif self._state == OPEN:
                     self._send(encode_frame(PONG, payload))
             elif opcode == CLOSE:
                 self._answer_close(*payload)
@@ -104,6 +109,12 @@ class WebSocketProtocol(Connection):
         if (seconds := monotonic() - started) > HELD_SECONDS:
             self.service.name_held(name_handler(self.callbacks), seconds)
         return len(events)
+
+    def _resume(self) -> None:
+        if self._owed is not None and self._state == OPEN and not self._paused:
+            payload, self._owed = self._owed, None
+            self._send(encode_frame(PONG, payload))
+        super()._resume()
 
     def begin_close(self, code: int, reason: str) -> None:
         assert self.transport is not None
