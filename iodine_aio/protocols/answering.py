@@ -5,6 +5,7 @@ import inspect
 from time import monotonic
 from typing import Any, Final
 
+from iodine_aio.clock import NEVER
 from iodine_aio.errors import ResponseError
 from iodine_aio.logs import error_log
 from iodine_aio.protocols.bodies import make_sender, whole_body
@@ -36,7 +37,7 @@ from iodine_aio.protocols.upgrade import (
 from iodine_aio.replies import Reply
 from iodine_aio.wire.environ import Env
 from iodine_aio.wire.framing import Framing
-from iodine_aio.wire.response import ResponseHead, parse_headers, parse_status
+from iodine_aio.wire.response import ResponseHead, make_head
 from iodine_aio.wire.segments import FileBody
 
 _EXPLANATIONS: Final = {
@@ -100,7 +101,7 @@ class Answering(Responding):
         else:
             if self._state != GONE:  # as it is where it was hijacked at once
                 self._state = ANSWERING
-                self.deadline = self.answer_deadline()
+                self.deadline = NEVER if self._body is None else self.answer_deadline()
                 self._task = task
             task.add_done_callback(self._task_done)
 
@@ -146,14 +147,11 @@ class Answering(Responding):
                     f"the app returned {len(result)} values, must return (status, headers, body)"
                 )
             status, headers, body = result
-            max_head_bytes = self.service.settings.max_head_bytes
-            if type(headers) is ResponseHead:
-                head = headers
-                if len(head.block) > max_head_bytes:
-                    raise ResponseError(f"response head longer than {max_head_bytes} bytes")
-            else:
-                head = ResponseHead(*parse_status(status))
-                parse_headers(head, headers, max_head_bytes)
+            head = headers if type(headers) is ResponseHead else make_head(status, headers)
+            if len(head.block) > self.service.settings.max_head_bytes:
+                raise ResponseError(
+                    f"response head longer than {self.service.settings.max_head_bytes} bytes"
+                )
             choice = find_choice(env, self._offer)
             if choice is not None and not choice.stands(head.status):
                 choice = None

@@ -17,7 +17,7 @@ from iodine_aio.protocols.receiving import RequestStream, WholeBody
 from iodine_aio.protocols.service import Service
 from iodine_aio.protocols.writing import FLUSH_BYTES, half_close
 from iodine_aio.wire.environ import Env
-from iodine_aio.wire.response import ResponseHead, parse_headers, parse_status
+from iodine_aio.wire.response import ResponseHead, make_head, parse_status
 
 READING: Final = 0  # states: the next bytes belong to a request
 ANSWERING: Final = 1  # a response takes its time; what is read waits
@@ -206,11 +206,9 @@ class Responding(asyncio.Protocol):
         head_only: bool = False,
     ) -> None:
         """Answers the request in hand without the app."""
-        number, line = parse_status(status)
-        head = ResponseHead(number, line)
         fields.append(("Content-Type", "text/plain; charset=utf-8"))
-        parse_headers(head, fields, 1 << 16)
-        payload = (text or line[13:-2]).encode()
+        head = make_head(status, fields)
+        payload = (text or head.status_line[13:-2]).encode()
         length = len(payload)
         if head_only or (self._env is not None and self._env["REQUEST_METHOD"] == "HEAD"):
             payload = b""

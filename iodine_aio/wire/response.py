@@ -89,8 +89,6 @@ _KNOWN: Final[dict[str, int]] = {
 
 _KNOWN_BYTES: Final = {name.encode(): kind for name, kind in _KNOWN.items() if kind != _HIJACK}
 
-_MAX_READY_BYTES: Final = 1 << 16
-
 Headers = Mapping[str, str | list[str]] | Iterable[tuple[str, str | list[str]]]
 
 
@@ -164,17 +162,19 @@ def parse_status(status: object) -> tuple[int, str]:
     raise ResponseError(f"status is {status!r}, must be an int or a str such as '200 OK'")
 
 
-def parse_headers(head: ResponseHead, headers: Headers, max_head_bytes: int) -> None:
-    """Checks the app's fields and files them into `head`.
+def make_head(status: object, headers: Headers) -> ResponseHead:
+    """What an app says about its response, checked, for one response or for many.
+
+    An app may return it in the place of its headers; the status is then its own.
 
     Args:
-        head: is completed.
+        status: as `parse_status` takes it.
         headers: a mapping or pairs; a value is a str, or a list of them (one line each).
-        max_head_bytes: limit of the whole head.
 
     Raises:
-        ResponseError: a name or value cannot be sent, or the head is too long.
+        ResponseError: the status, a name or a value cannot be sent.
     """
+    head = ResponseHead(*parse_status(status))
     lines: list[str] = []
     pairs: Iterable[tuple[Any, Any]]
     if type(headers) is list:  # the usual kind, found without asking an abstract class
@@ -212,8 +212,7 @@ def parse_headers(head: ResponseHead, headers: Headers, max_head_bytes: int) -> 
             f" {error}"
         ) from error
     head.block = _check_block("".join(lines), len(lines))
-    if len(head.block) > max_head_bytes:
-        raise ResponseError(f"response head longer than {max_head_bytes} bytes")
+    return head
 
 
 def _check_block(block: str, count: int) -> str:
@@ -224,22 +223,11 @@ def _check_block(block: str, count: int) -> str:
     return block
 
 
-def make_head(status: int, headers: Headers) -> ResponseHead:
-    """A head that is checked once and sent many times.
-
-    An app may return it in the place of its headers; the status is then its own.
-    """
-    head = ResponseHead(*parse_status(status))
-    parse_headers(head, headers, _MAX_READY_BYTES)
-    return head
-
-
 def make_raw_head(status: object, pairs: Iterable[tuple[bytes, bytes]]) -> ResponseHead:
     """A head of pairs of bytes, which are sent as they are (ASGI).
 
     Raises:
-        ResponseError: as those of `parse_status` and `parse_headers`; nothing is said of its
-            length.
+        ResponseError: as `make_head` does.
         AttributeError, TypeError, ValueError: they are no pairs of bytes.
     """
     head = ResponseHead(*parse_status(status))

@@ -384,6 +384,11 @@ def bad_name(environ: Any, start_response: Any) -> Any:
     return [b""]
 
 
+def long_head(environ: Any, start_response: Any) -> Any:
+    start_response("200 OK", [("X-A", "a" * 8192)])
+    return [b""]
+
+
 def raises(environ: Any, start_response: Any) -> Any:
     raise ZeroDivisionError
 
@@ -401,7 +406,7 @@ def exits(environ: Any, start_response: Any) -> Any:
     "app",
     [never_starts, never_starts_streaming, never_starts_empty, starts_twice, returns_str,
      yields_str, writes_str, returns_none, bytes_status, dict_headers, bytes_header,
-     split_header, split_status, bad_name, raises, stops, exits],
+     split_header, split_status, bad_name, long_head, raises, stops, exits],
 )  # fmt: skip
 async def test_app_that_breaks_the_rules_answers_500_and_one_log_entry(
     app: Callable[..., Any], threads: int, caplog: pytest.LogCaptureFixture
