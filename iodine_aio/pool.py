@@ -39,6 +39,7 @@ class Pool:
         self._idle: Final[list[threading.Lock]] = []  # one to release for each idle thread
         self._calling = False  # a thread was called, and has not looked for jobs yet
         self._lent = 0
+        self._room = size  # how many more threads may be made; below 0 there are too many
         self._closed = False
 
     def submit(self, function: Callable[..., object], *args: Any) -> None:
@@ -85,6 +86,7 @@ class Pool:
             if self._lent >= self._size * MAX_LENT:
                 return False
             self._lent += 1
+            self._room += 1
             if self._jobs and not self._calling:
                 self._call_thread()
             return True
@@ -93,6 +95,7 @@ class Pool:
         """The thread works again; another one ends when it is not needed."""
         with self._lock:
             self._lent -= 1
+            self._room -= 1
 
     def close(self) -> None:
         """Takes no more jobs; those that were taken are still done."""
@@ -110,15 +113,17 @@ class Pool:
         if self._idle:
             self._calling = True
             self._idle.pop().release()
-        elif len(self._threads) - self._lent < self._size:
+        elif self._room > 0:
             self._calling = True
             name = f"{self._name}-{next(self._numbers)}"
             thread = threading.Thread(target=self._work, name=name, daemon=True)
             self._threads.add(thread)
+            self._room -= 1
             try:
                 thread.start()
             except RuntimeError:  # the system has no more: those that there are have to do
                 self._threads.discard(thread)
+                self._room += 1
                 self._calling = False
                 if not self._threads:
                     raise
@@ -126,29 +131,40 @@ class Pool:
     def _work(self) -> None:
         bell = threading.Lock()
         bell.acquire()
-        called = True
+        jobs = self._jobs
+        self._calling = False
         while True:
-            job = None
-            with self._lock:
-                if called:
-                    called = self._calling = False
-                surplus = len(self._threads) - self._lent > self._size
-                if self._jobs and not surplus:
-                    job = self._jobs.popleft()
-                if self._jobs and not self._calling:
-                    self._call_thread()
-                if job is None:
-                    if surplus or self._closed:
-                        self._threads.discard(threading.current_thread())
-                        return
-                    self._idle.append(bell)
-            if job is None:
-                bell.acquire()
-                called = True
+            # As long as there are jobs a thread takes them without the lock.
+            if not jobs or self._room < 0:
+                if not self._rest(bell):
+                    return
                 continue
-            function, args = job
+            try:
+                function, args = jobs.popleft()
+            except IndexError:
+                continue
+            if jobs and not self._calling and (self._idle or self._room > 0):
+                with self._lock:
+                    if jobs and not self._calling:
+                        self._call_thread()
             try:
                 function(*args)
             except BaseException as error:  # the thread has other jobs to do
                 error_log.error("a job in the pool raised: %r", function, exc_info=error)
-            del function, args, job  # an idle thread must not keep the last job's objects alive
+            del function, args  # an idle thread must not keep the last job's objects alive
+
+    def _rest(self, bell: threading.Lock) -> bool:
+        """Waits to be called; False if the thread is to end."""
+        with self._lock:
+            if self._room < 0 or (self._closed and not self._jobs):
+                self._threads.discard(threading.current_thread())
+                self._room += 1
+                if self._jobs and not self._calling:  # the call was for another then
+                    self._call_thread()
+                return False
+            if self._jobs:
+                return True
+            self._idle.append(bell)
+        bell.acquire()
+        self._calling = False
+        return True

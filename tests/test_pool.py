@@ -168,6 +168,36 @@ def test_lent_thread_is_replaced_while_it_waits():
     assert not [t for t in threading.enumerate() if t.name.startswith("test-lent")]
 
 
+def test_thread_that_is_not_needed_any_more_hands_its_call_on():
+    """A job is not left lying while another thread is idle."""
+    pool = Pool(2, "test-hand-on")
+    both, lent, returned = threading.Barrier(3, timeout=10), threading.Event(), threading.Event()
+    back, end, done = threading.Event(), threading.Event(), threading.Event()
+
+    def lend_and_work_on() -> None:
+        pool.lend_thread()
+        lent.set()
+        assert back.wait(10)
+        pool.return_thread()
+        returned.set()
+        assert end.wait(10)
+
+    pool.submit(lend_and_work_on)
+    assert lent.wait(10)
+    for _ in range(2):
+        pool.submit(both.wait)
+    both.wait()
+    while len(pool._idle) < 2:
+        pass
+    back.set()
+    assert returned.wait(10)
+    pool.submit(done.set)
+
+    assert done.wait(10)
+    end.set()
+    pool.close()
+
+
 def test_no_more_threads_are_lent_than_allowed():
     """Those beyond count as working."""
     pool = Pool(1)
