@@ -113,9 +113,9 @@ class WSGIResponse:
     def __init__(self, outgoing: Outgoing | None) -> None:
         self._outgoing = outgoing
         self._status: str | None = None
-        self._headers: Headers = []
+        self._headers: Headers | tuple[()] = ()
         self._sent = False  # the head is on its way, or as good as that
-        self._kept: list[bytes] = []  # what write() was given on the loop
+        self._kept: list[bytes] | None = None  # what write() was given on the loop
         self._body: ThreadedBody | None = None
 
     def start_response(
@@ -155,6 +155,8 @@ class WSGIResponse:
         if self._outgoing is None:
             # What was written cannot be taken back, whether it has left or not.
             self._sent = True
+            if self._kept is None:
+                self._kept = []
             self._kept.append(piece)
         else:
             if self._body is None:
@@ -173,7 +175,9 @@ class WSGIResponse:
                 return
             announced = self._announced()
             for piece in iterable:
-                if not _checked(piece):
+                if type(piece) is not bytes:
+                    _checked(piece)
+                if not piece:
                     continue
                 if self._body is None:
                     if announced is not None and len(piece) >= announced:
@@ -190,13 +194,13 @@ class WSGIResponse:
         finally:
             close_iterable(iterable)
 
-    def collect(self, iterable: Any, context: contextvars.Context) -> tuple[str, Headers, Any]:
+    def collect(self, iterable: Any, context: contextvars.Context) -> tuple[str, Any, Any]:
         """On the loop, in `context`: the response that the app returned."""
-        if not self._kept and (whole := self._whole(iterable)) is not None:
+        if self._kept is None and (whole := self._whole(iterable)) is not None:
             if type(whole) is not FileBody:
                 close_iterable(iterable)
             return self._said(), self._headers, whole
-        rest = _Rest(iterable, self._kept, context)
+        rest = _Rest(iterable, self._kept or [], context)
         try:
             begun = rest.begin()
             status, announced = self._said(), self._announced()
@@ -239,7 +243,7 @@ class WSGIResponse:
 
     def _announced(self) -> int | None:
         for name, value in self._headers:
-            if len(name) == 14 and name.lower() == "content-length":
+            if name == "Content-Length" or name.lower() == "content-length":
                 return int(value) if value.isascii() and value.isdigit() else None
         return None
 

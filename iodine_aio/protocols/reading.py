@@ -126,7 +126,8 @@ class Reading(Answering):
             return
         self._unread = data[position:] if position < len(data) else b""
         self._position = 0
-        self.flush()
+        if self._output:
+            self.flush()
         state = self._state
         if state == CLOSING:
             self._end()
@@ -334,7 +335,8 @@ class Reading(Answering):
         elif self._unread or self._eof:
             self.service.loop.call_soon(self._go_on)
         else:
-            self._resume_reading()  # the last piece of a body may have been more than was taken
+            if not self._reading:  # the last piece of a body was more than was taken
+                self._resume_reading()
             self.deadline = self.service.clock.idle_until
             if self.service.stopping:  # its head was sent before, and did not say so
                 self.shut_down()

@@ -6,6 +6,7 @@ import functools
 import inspect
 import sys
 import threading
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, Protocol
 
@@ -102,8 +103,9 @@ class Service:
         self.rest: Callable[[], object] = lambda: None
         self.loop: asyncio.AbstractEventLoop
         self.thread_id = 0
-        self._mail: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
-        self._mail_lock: Final = threading.Lock()
+        self._mail: Final[deque[tuple[Callable[..., object], tuple[Any, ...]]]] = deque()
+        self._mail_called = False  # the loop was told to look
+        self._posting: Final = threading.Lock()  # held for an addition only
         self._logged: Final[set[str]] = set()
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -160,7 +162,7 @@ class Service:
         if threading.get_ident() == self.thread_id:
             self.broker.send(message, but)
             return True
-        with self._mail_lock:
+        with self._posting:
             if self._posted_bytes > self.settings.hard_limit_bytes:
                 self.broker.dropped += 1
                 return False
@@ -168,7 +170,7 @@ class Service:
         return self.post(self._publish_posted, message, but)
 
     def _publish_posted(self, message: Message, but: object) -> None:
-        with self._mail_lock:
+        with self._posting:
             self._posted_bytes -= message.size
         self.broker.send(message, but)
 
@@ -193,21 +195,24 @@ class Service:
 
         May be called from any thread. Many calls wake the loop once.
         """
-        with self._mail_lock:
-            self._mail.append((function, args))
-            if len(self._mail) > 1:
-                return True
-        try:
-            self.loop.call_soon_threadsafe(self._read_mail)
-        except RuntimeError:  # the loop is closed
-            self._mail.clear()
-            return False
+        self._mail.append((function, args))
+        # No lock: who reads says so before looking. Two may find it unsaid, and wake the
+        # loop twice.
+        if not self._mail_called:
+            self._mail_called = True
+            try:
+                self.loop.call_soon_threadsafe(self._read_mail)
+            except RuntimeError:  # the loop is closed
+                self._mail_called = False
+                self._mail.clear()
+                return False
         return True
 
     def _read_mail(self) -> None:
-        with self._mail_lock:
-            mail, self._mail = self._mail, []
-        for function, args in mail:
+        self._mail_called = False
+        mail = self._mail
+        for _ in range(len(mail)):  # what comes meanwhile calls again
+            function, args = mail.popleft()
             try:
                 function(*args)
             except KeyboardInterrupt:
