@@ -18,7 +18,7 @@ from iodine_aio.protocols.callbacks import (
 from iodine_aio.protocols.service import Service
 from iodine_aio.protocols.subscribing import Subscribing
 from iodine_aio.protocols.turns import SLICE_BYTES
-from iodine_aio.protocols.writing import CLOSED, CLOSING, OPEN
+from iodine_aio.protocols.writing import CLOSED, CLOSING, OPEN, count_unsent
 from iodine_aio.wire.environ import Env
 
 
@@ -99,7 +99,7 @@ class Connection(Subscribing):
     def pause_writing(self) -> None:
         assert self.transport is not None
         self._paused = True
-        self._unsent = self.transport.get_write_buffer_size()
+        self._unsent = count_unsent(self.transport)
         self.deadline = min(
             self.deadline, self.service.clock.deadline(self.service.settings.send_timeout)
         )
@@ -213,8 +213,8 @@ class Connection(Subscribing):
         settings = self.service.settings
         assert self.transport is not None
         if self._paused or self._state == CLOSING:
-            unsent = self.transport.get_write_buffer_size()
-            if unsent >= self._unsent or not unsent:
+            unsent = count_unsent(self.transport)
+            if unsent >= self._unsent or not self.transport.get_write_buffer_size():
                 error_log.debug("connection %d dropped: its peer takes nothing", self.id)
                 self.abort()
                 return
@@ -238,7 +238,7 @@ class Connection(Subscribing):
             assert self.transport is not None
             self._state = CLOSING
             self._leave_all()
-            self._unsent = self.transport.get_write_buffer_size()
+            self._unsent = count_unsent(self.transport)
             self.deadline = self.service.clock.deadline(self.service.settings.close_timeout)
 
     def _say_closed(self) -> None:

@@ -5,7 +5,10 @@ is bounded by the soft limit (the writer is told) and the hard one (the policy d
 """
 
 import asyncio
+import fcntl
 import itertools
+import struct
+import termios
 from threading import Lock, get_ident
 from typing import Any, Final
 
@@ -234,6 +237,23 @@ def bytes_of(data: object) -> bytes:
     if isinstance(data, (bytes, bytearray, memoryview)):
         return bytes(data)
     raise UsageError(f"cannot write {type(data).__name__}, must be str or bytes")
+
+
+def count_unsent(transport: asyncio.Transport) -> int:
+    """Bytes that the peer has not taken, those in the socket included where the system tells.
+
+    A socket has room again only when a third of it was taken. That may be a megabyte, and
+    more than a slow peer reads in `send_timeout`, while next to nothing waits for room.
+    """
+    waiting = transport.get_write_buffer_size()
+    sock = transport.get_extra_info("socket")
+    if sock is None:
+        return waiting
+    try:
+        queued = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4))
+    except (OSError, ValueError):  # closed; macOS and BSD, which know it of terminals only
+        return waiting
+    return waiting + int(struct.unpack("i", queued)[0])
 
 
 def half_close(transport: asyncio.WriteTransport) -> None:

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import socket
 import struct
+import sys
 
 import pytest
 
@@ -305,6 +306,29 @@ async def test_subscriber_below_the_limit_that_never_reads_is_dropped():
         assert members[0].ends == [1006]
         assert members[0].pending == 0
         assert members[1].ends == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks how much of a socket was taken")
+async def test_subscriber_that_reads_slowly_is_not_dropped_though_its_socket_has_no_room_yet():
+    """It has once a third of it was taken, which may last longer than `send_timeout`."""
+    members = []
+    async with chat(members, 1, Subscriber) as (server, (sock,)):
+        (connection,) = server.connections
+        ours = connection.transport.get_extra_info("socket")
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MIB)
+        while not connection._paused:
+            iodine_aio.publish("chat", bytes(KIB))
+        clock = server._service.clock
+        for _ in range(3):
+            await receive(sock, 32 * KIB)
+            clock.advance(clock.now + server.settings.send_timeout)
+
+            assert connection._paused
+            assert connection.is_open
+        let_pass(server, server.settings.send_timeout)
+        await until(lambda: members[0].ends)
+
+        assert members[0].ends == [1006]
 
 
 async def test_a_hundred_thousand_pings_unread_keep_nothing():
