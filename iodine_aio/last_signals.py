@@ -13,8 +13,9 @@ from types import FrameType
 from typing import Final, NoReturn
 
 from iodine_aio.lifecycle import on_state
+from iodine_aio.restart_signal import make_refusal
 
-_NUMBERS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_NUMBERS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
 def end_by(main: Callable[[], int]) -> NoReturn:
@@ -43,8 +44,8 @@ def end_by(main: Callable[[], int]) -> NoReturn:
     # First, and so last of all: Python takes handlers back before it has ended.
     atexit.register(ignore)
     on_state("start_shutdown", note_stop)
-    for number in numbers:
-        signal.signal(number, take)
+    for number in numbers:  # before there is an app, which may claim any of them
+        signal.signal(number, make_refusal() if number == signal.SIGUSR1 else take)
     try:
         code = main()
     except KeyboardInterrupt:

@@ -17,6 +17,7 @@ from iodine_aio.descriptors import raise_descriptor_limit
 from iodine_aio.errors import StartupError, UsageError
 from iodine_aio.logs import error_log
 from iodine_aio.loop import new_event_loop
+from iodine_aio.restart_signal import refusing_restarts
 from iodine_aio.server import Server
 from iodine_aio.serving import make_server
 from iodine_aio.stragglers import leaving_none_behind
@@ -95,7 +96,7 @@ def _package_options(options: dict[str, Any], in_loop: bool) -> dict[str, Any]:
 
 
 def run_process(server: Server, banner: bool = True) -> None:
-    """Serves until SIGINT or SIGTERM, in a loop of our own; the server is open already.
+    """Serves until SIGINT, SIGTERM or SIGHUP, in a loop of our own; the server is open already.
 
     Raises:
         StartupError: a hook of `on_state` raised.
@@ -243,21 +244,26 @@ def _stopped_by_signals(server: Server) -> Iterator[None]:
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
         numbers.append(signal.SIGHUP)
 
-    def stop() -> None:
+    def stop(number: int) -> None:
         nonlocal asked
         if asked:
             server.abort()
         elif server.running:
             asked = True
+            if number == signal.SIGHUP:
+                error_log.warning(
+                    "SIGHUP ends a process that serves alone: add -w N to have workers restarted"
+                )
             server.stop_soon()
 
     # Not only remove_signal_handler() afterwards: it would put the default in the place
     # of whatever handler the program, or asyncio.Runner, had.
     previous: dict[int, Any] = {number: signal.getsignal(number) for number in numbers}
     for number in numbers:
-        loop.add_signal_handler(number, stop)
+        loop.add_signal_handler(number, stop, number)
     try:
-        yield
+        with refusing_restarts():
+            yield
     finally:
         # Held meanwhile, so that none finds the default between the two.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)

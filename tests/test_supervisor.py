@@ -1,5 +1,6 @@
 """`run()` where there is no loop: the process is the server."""
 
+import faulthandler
 import signal
 import socket
 import subprocess
@@ -249,6 +250,44 @@ def test_blocking_run_returns_the_stopped_server(capfd):
     assert not server.running
     assert signal.getsignal(signal.SIGTERM) is before
     assert capfd.readouterr().err.count("iodine_aio serves on http://127.0.0.1:") == 1
+
+
+def test_restart_signal_does_not_end_a_program_that_serves(caplog):
+    """It is refused while `run` lasts, and is what it was before behind that."""
+    iodine_aio.run_after(0.01, lambda: signal.raise_signal(signal.SIGUSR1))
+    iodine_aio.run_after(0.02, lambda: signal.raise_signal(signal.SIGTERM))
+    iodine_aio.run(hello, port=0)
+
+    assert [record.getMessage() for record in caplog.records] == [
+        "SIGUSR1 restarts workers, and there are none: add -w N; said once"
+    ]
+    assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL
+
+
+def test_restart_signal_is_left_to_who_has_claimed_it(caplog, tmp_path: Path):
+    """A handler of the program, or of the interpreter, which shows what hangs."""
+    taken: list[int] = []
+    iodine_aio.run_after(0.01, lambda: signal.raise_signal(signal.SIGUSR1))
+    iodine_aio.run_after(0.02, lambda: signal.raise_signal(signal.SIGTERM))
+    previous = signal.signal(signal.SIGUSR1, lambda number, _: taken.append(number))
+    try:
+        iodine_aio.run(hello, port=0)
+    finally:
+        signal.signal(signal.SIGUSR1, previous)
+    iodine_aio.run_after(0.01, lambda: signal.raise_signal(signal.SIGUSR1))
+    iodine_aio.run_after(0.02, lambda: signal.raise_signal(signal.SIGTERM))
+    with open(tmp_path / "shown", "w+") as shown:
+        faulthandler.register(signal.SIGUSR1, shown)
+        try:
+            iodine_aio.run(hello, port=0)
+        finally:
+            faulthandler.unregister(signal.SIGUSR1)
+        shown.seek(0)
+        stack = shown.read()
+
+    assert taken == [signal.SIGUSR1]
+    assert "most recent call first" in stack
+    assert caplog.records == []
 
 
 def test_prepared_listener_is_run_without_an_app(capfd):

@@ -302,6 +302,17 @@ def test_signals_that_go_on_to_the_very_end_change_nothing(
     assert not (tmp_path / "pid").exists()
 
 
+@pytest.mark.parametrize("words", [[], ["-w", "2"]])
+def test_restarts_asked_to_the_very_end_change_nothing(tmp_path: Path, words: list[str]):
+    """What ends is not restarted, and does not die of the signal."""
+    with serving(tmp_path, APP, *words) as server:
+        server.signal(signal.SIGTERM)
+        while server.popen.poll() is None:
+            server.signal(signal.SIGUSR1)
+
+    assert server.popen.returncode == 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_before_it_serves_ends_it_without_a_word(tmp_path: Path, number: int):
     """By the signal, as who has started it expects; no traceback of what was imported."""

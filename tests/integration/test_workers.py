@@ -449,6 +449,7 @@ def test_hang_up_of_a_terminal(tmp_path: Path, words: list[str]):
         code = server.wait()
 
         assert code == 0
+        assert ("SIGHUP ends a process that serves alone" in "".join(server.lines)) == (not words)
 
 
 def test_nohup_keeps_one_process_alive(tmp_path: Path):
@@ -468,6 +469,40 @@ def test_nohup_keeps_one_process_alive(tmp_path: Path):
 
     assert answer == str(server.pid)
     assert code == 0
+
+
+def test_one_process_has_nothing_to_restart(tmp_path: Path):
+    """SIGUSR1 says so, and it goes on."""
+    with serving(tmp_path, WHO) as server:
+        server.signal(signal.SIGUSR1)
+        server.read_until("SIGUSR1 restarts workers, and there are none: add -w N; said once")
+        server.signal(signal.SIGUSR1)
+        answer = server.ask()
+        code, lines = server.stop()
+
+    assert answer == str(server.pid)
+    assert code == 0
+    assert len(lines) == 1
+
+
+@pytest.mark.parametrize(
+    ("claim", "said"),
+    [
+        ("signal.signal(signal.SIGUSR1, lambda *_: os.write(2, b'ours\\n'))", "ours"),
+        ("faulthandler.register(signal.SIGUSR1)", "most recent call first"),
+    ],
+)
+def test_app_has_the_restart_signal_that_it_claims(tmp_path: Path, claim: str, said: str):
+    """Where one process serves."""
+    with serving(tmp_path, f"import faulthandler, os, signal\n{claim}\n{WHO}") as server:
+        server.signal(signal.SIGUSR1)
+        server.read_until(said)
+        answer = server.ask()
+        code, lines = server.stop()
+
+    assert answer == str(server.pid)
+    assert code == 0
+    assert not [line for line in lines if "SIGUSR1" in line]
 
 
 # ---- what the parent does beside ----
