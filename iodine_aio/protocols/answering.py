@@ -113,11 +113,7 @@ class Answering(Responding):
         self._task = None
         self._state = READING
         self._take_result(task)
-        if self._in_turn:
-            return
-        if self._sender is None:
-            self.flush()
-        else:  # who has just begun, as a rule, has more to send at once
+        if self._output and not self._in_turn:
             self.flush_soon()
 
     def _take_result(self, task: "asyncio.Future[Any] | Reply") -> None:

@@ -58,6 +58,7 @@ class HTTPProtocol(Reading):
                 self._hold_reading()
 
     def eof_received(self) -> bool:
+        self.flush()  # a transport that closes itself sends nothing more of ours
         # TCP cannot tell a client that only stopped sending from one that went away.
         if self._state == ANSWERING or (self._state == READING and self._waits()):
             self._eof = True

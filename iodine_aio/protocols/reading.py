@@ -126,9 +126,12 @@ class Reading(Answering):
             return
         self._unread = data[position:] if position < len(data) else b""
         self._position = 0
-        if self._output:
-            self.flush()
         state = self._state
+        if self._output:
+            if state == READING:
+                self.flush_soon()
+            else:  # what was said so far shall have left, whatever becomes of the rest
+                self.flush()
         if state == CLOSING:
             self._end()
         elif state == READING and not self.paused:

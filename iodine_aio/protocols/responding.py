@@ -113,9 +113,10 @@ class Responding(asyncio.Protocol):
         """Writes what was kept back when this turn of the loop is over."""
         if not self._flushes:
             self._flushes = True
-            self.service.loop.call_soon(self._flush_late)
+            self.service.turn_end.add(self)
 
-    def _flush_late(self) -> None:
+    def flush_late(self) -> None:
+        """Is called when this turn of the loop is over."""
         self._flushes = False
         self.flush()
 

@@ -14,6 +14,7 @@ from iodine_aio.clock import Clock
 from iodine_aio.errors import as_exception
 from iodine_aio.logs import AccessLog, error_log
 from iodine_aio.pool import Pool
+from iodine_aio.protocols.flushing import TurnEnd
 from iodine_aio.protocols.heads import HeadParser
 from iodine_aio.pubsub.broker import Broker, Subscriber
 from iodine_aio.pubsub.message import Message
@@ -102,6 +103,7 @@ class Service:
         self.descriptor_ceiling = self.descriptor_brim = sys.maxsize
         self.rest: Callable[[], object] = lambda: None
         self.loop: asyncio.AbstractEventLoop
+        self.turn_end: TurnEnd
         self.thread_id = 0
         self._mail: Final[deque[tuple[Callable[..., object], tuple[Any, ...]]]] = deque()
         self._mail_called = False  # the loop was told to look
@@ -111,6 +113,7 @@ class Service:
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Is called in the thread of `loop`, before the first connection."""
         self.loop = loop
+        self.turn_end = TurnEnd(loop)
         self.thread_id = threading.get_ident()
         self.clock.start(loop, self.access_log.flush if self.access_log is not None else None)
 
