@@ -4,14 +4,13 @@ A broker belongs to one thread. It calls `deliver` of its subscribers, in no par
 order, or writes to the outlet of those that have one.
 """
 
-import asyncio
 from collections.abc import Callable
 from typing import Final, Protocol
 
 from iodine_aio.errors import UsageError
 from iodine_aio.pubsub.engine import Engine, ProcessEngine
 from iodine_aio.pubsub.message import Message
-from iodine_aio.pubsub.outlets import Outlet, Outlets, Writable
+from iodine_aio.pubsub.outlets import Outlet, Outlets, Writable, find_running_loop
 from iodine_aio.pubsub.patterns import Pattern, compile_pattern
 
 MAX_MATCHES: Final = 1024  # channels whose patterns are remembered
@@ -73,11 +72,11 @@ class _Subscribers(dict[object, Subscriber]):
 
     def __init__(self) -> None:
         self.plan: _Plan | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None  # that the plan is for
+        self._loop: object | None = None  # that the plan is for
 
     def find_plan(self) -> _Plan:
         """Parts the subscribers that have an outlet in the loop that runs from the others."""
-        loop = _find_running_loop()
+        loop = find_running_loop()
         plan = self.plan
         if plan is not None and self._loop is loop:
             return plan
@@ -307,13 +306,6 @@ class Broker:
                 self._matches.clear()
             self._matches[channel] = matches
         return matches
-
-
-def _find_running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
 
 
 def _check_text(name: str, text: str) -> None:

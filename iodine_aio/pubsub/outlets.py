@@ -4,6 +4,7 @@ Of ten thousand subscribers none is in a cache when its turn comes: what a messa
 touch costs nothing. While nothing is in the way it touches no more than their descriptors.
 """
 
+import asyncio
 import os
 from collections.abc import Callable, Iterable
 from threading import active_count
@@ -86,3 +87,11 @@ class Outlets:
             transport.write(data)
         except Exception as error:  # the others are to have it all the same
             report(transport, error)
+
+
+def find_running_loop() -> object | None:
+    """The loop in which this is called; None outside of one."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
