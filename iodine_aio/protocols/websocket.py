@@ -31,7 +31,7 @@ _MAX_UNANSWERED_PINGS: Final = 2
 class WebSocketProtocol(Connection):
     """One WebSocket, from behind its 101 on."""
 
-    __slots__ = ("_outlet", "_owed", "_pinged_at", "_pings", "_reader")
+    __slots__ = ("_behind", "_outlet", "_owed", "_pinged_at", "_pings", "_reader")
 
     kind = "WebSocket"
     registry = open_websockets
@@ -41,6 +41,7 @@ class WebSocketProtocol(Connection):
         super().__init__(service, handler, env, settings.ping_interval)
         self.close_code = 1006  # what on_close hears of a peer that says nothing
         self._outlet: Outlet | None = None
+        self._behind = False  # something waits that goes before what is published
         self._owed: bytes | None = None  # what the ping said that waits for its pong
         self._pings = 0
         self._pinged_at = 0.0
@@ -57,7 +58,7 @@ class WebSocketProtocol(Connection):
     @property
     def outlet(self) -> Outlet | None:
         """Where published frames may go straight, while nothing is in their way."""
-        return None if self._state or self._paused else self._outlet
+        return None if self._state or self._behind else self._outlet
 
     def open_outlet(self) -> None:
         transport, loop = self.transport, self.service.loop
@@ -66,11 +67,37 @@ class WebSocketProtocol(Connection):
             return
         if transport is None or transport.get_extra_info("sslcontext") is not None:
             return
-        transport.set_write_buffer_limits(high=0)  # tells us of the first byte that waits
-        if transport.get_write_buffer_size() and not self._paused:
-            # But not who took over from HTTP, to whom that was told.
-            self.pause_writing()
         self._outlet = Outlet(transport.get_extra_info("socket").fileno(), transport, loop)
+        transport.set_write_buffer_limits(high=0)  # tells us of the first byte that waits
+        # But not who took over from HTTP, to whom that was told.
+        self._behind = self._paused or transport.get_write_buffer_size() > 0
+
+    # An outlet must be shut by the first byte that waits, which is no sign yet of a peer that
+    # takes nothing.
+
+    def pause_writing(self) -> None:
+        if self._outlet is None:
+            super().pause_writing()
+        else:
+            self._behind = True
+            self._renew_outlet()
+            self._pause_late()
+
+    def resume_writing(self) -> None:
+        self._behind = False
+        if self._paused:
+            super().resume_writing()
+        else:
+            self._renew_outlet()
+
+    def _transmit(self, data: bytes) -> None:
+        super()._transmit(data)
+        if self._behind and not self._paused:
+            self._pause_late()
+
+    def _pause_late(self) -> None:
+        if self.transport is not None and self.transport.get_write_buffer_size() > self._mark:
+            super().pause_writing()
 
     def receive(self, data: bytes) -> int:
         started = monotonic()

@@ -146,15 +146,19 @@ class Writing(asyncio.Protocol):
             return 0
         return self.transport.get_write_buffer_size() + self._kept + self._posted
 
+    @property
+    def _mark(self) -> int:
+        """With more bytes than this waiting, the peer does not take what is written."""
+        return min(self.service.settings.soft_limit_bytes, FLUSH_BYTES)
+
     def _set_marks(self) -> None:
         """Has the transport say in time that the peer does not take what is written."""
         assert self.transport is not None
-        soft = self.service.settings.soft_limit_bytes
         if self._drains:
             # Told of every drain, not only of those from above asyncio's own mark.
             self.transport.set_write_buffer_limits(high=0)
-        elif soft < FLUSH_BYTES:
-            self.transport.set_write_buffer_limits(high=soft)
+        elif self._mark < FLUSH_BYTES:
+            self.transport.set_write_buffer_limits(high=self._mark)
 
     def _send(self, frame: bytes) -> None:
         self._undrained = True

@@ -94,6 +94,35 @@ async def test_ping_that_comes_while_something_waits_is_answered_when_all_is_sen
         assert await client.receive() == (TEXT, b"end")
 
 
+async def test_subscriber_is_read_on_while_little_waits_for_it():
+    """Not while more than 64 KiB do, as with any other connection."""
+    heard = []
+
+    class Listener(Chat):
+        def on_message(self, data):
+            heard.append(data)
+
+    async with open_websocket(Listener) as client:
+        (connection,) = client.server.connections
+        client.writer.transport.pause_reading()
+        while not connection.pending:
+            iodine_aio.publish("room", bytes(1000))
+        client.send(text_frame("one"))
+        await until(lambda: heard)
+        assert 0 < connection.pending < 64 * 1024
+
+        for _ in range(65):
+            iodine_aio.publish("room", bytes(1000))
+        assert connection.pending > 64 * 1024
+        await until(lambda: not connection.transport.is_reading())
+        client.send(text_frame("two"))
+        iodine_aio.publish("room", "end")
+        client.writer.transport.resume_reading()
+        while await client.receive() != (TEXT, b"end"):
+            pass
+        await until(lambda: heard == ["one", "two"])
+
+
 async def test_connection_that_only_calls_back_is_not_told_of_each_byte_that_waits():
     """Nothing goes past its transport, so it reads on while a little waits, as others do."""
 
