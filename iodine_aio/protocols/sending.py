@@ -18,6 +18,7 @@ from iodine_aio.wire.framing import Framing
 BLOCK_BYTES: Final = 128 * 1024  # a file is read in pieces of this size
 TURN_BYTES: Final = 64 * 1024  # what one response may send before others get their turn
 TURN_PIECES: Final = 64
+TURN_SECONDS: Final = 0.005  # after which no further piece of it is asked for
 
 _END: Final = object()
 
@@ -131,11 +132,11 @@ class IteratorSender(Sender):
 
     def _pull(self) -> None:
         started = monotonic()
-        self._pull_some()
+        self._pull_some(started + TURN_SECONDS)
         if (seconds := monotonic() - started) > HELD_SECONDS:
             self._outlet.service.name_held("the body of a response", seconds)
 
-    def _pull_some(self) -> None:
+    def _pull_some(self, turn_ends: float) -> None:
         self._scheduled = False
         outlet, framing = self._outlet, self.framing
         sent = 0
@@ -156,10 +157,12 @@ class IteratorSender(Sender):
                 self._finish()
                 return
             outlet.put(framing.encode(data))
+            # Each at once: the next may be long in coming, and "must not delay the transmission
+            # of any block" - PEP 3333, "Buffering and Streaming".
+            outlet.flush()
             sent += len(data)
-            if sent >= TURN_BYTES:
+            if sent >= TURN_BYTES or monotonic() > turn_ends:
                 break
-        outlet.flush()
         if not outlet.paused:
             self._scheduled = True
             outlet.service.loop.call_soon(self._pull)

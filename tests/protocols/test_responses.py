@@ -7,6 +7,7 @@ import io
 import os
 import socket
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 from werkzeug import Request
 
+from iodine_aio.protocols.sending import TURN_SECONDS
 from iodine_aio.serving import serve
 from tests.clients import Answer, ask, connect, exchange, reset
 from tests.handlers import Body
@@ -549,6 +551,59 @@ def test_close_that_raises_does_not_spoil_the_response(run: Run, caplog):
 
     assert answer.content == b"a"
     assert len(errors_in(caplog)) == 1
+
+
+# ---- pieces ----
+
+
+async def test_piece_of_a_generator_is_sent_before_the_next_is_asked_for():
+    """Even on the loop, where it holds up everybody: the next may be long in coming."""
+    arrived = threading.Event()
+
+    def app(env: dict[str, Any]) -> Any:
+        def body() -> Iterator[Any]:
+            yield "first"
+            yield str(arrived.wait(20))
+
+        return 200, {}, body()
+
+    def read(port: int) -> bytes:
+        with socket.create_connection(("127.0.0.1", port), 60) as sock:
+            sock.sendall(GET)
+            data = b""
+            while b"first" not in data:
+                data += sock.recv(MIB)
+            arrived.set()
+            while more := sock.recv(MIB):
+                data += more
+            return data
+
+    async with serve(app, port=0) as server:
+        data = await asyncio.to_thread(read, server.port)
+
+    assert b"True" in data
+
+
+async def test_generator_that_takes_its_time_lets_others_in():
+    """Between two of its pieces: its turn is not as long as many of them take."""
+    order: list[str] = []
+
+    def app(env: dict[str, Any]) -> Any:
+        def body() -> Iterator[bytes]:
+            asyncio.get_running_loop().call_soon(order.append, "somebody else")
+            ready = time.monotonic() + 2 * TURN_SECONDS
+            while time.monotonic() < ready:
+                pass
+            yield b"1"
+            order.append("the next piece")
+            yield b"2"
+
+        return 200, {}, body()
+
+    answer = await ask(app, GET)
+
+    assert answer.content == b"12"
+    assert order == ["somebody else", "the next piece"]
 
 
 # ---- clients that go away, or read slowly ----
