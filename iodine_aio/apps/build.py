@@ -50,8 +50,8 @@ def build_app(app: Any, settings: Settings, host: Host) -> Application:
 def _build(app: Any, settings: Settings, host: Host) -> Application:
     if isinstance(app, Application):
         return app
-    call, name = _callable_of(app)
     kind = settings.interface
+    call, name = _callable_of(app, kind)
     if kind == "auto":
         kind = find_kind(call, name)
     if kind == "wsgi":
@@ -118,9 +118,12 @@ def find_kind(app: Callable[..., Any], name: str) -> Kind:
     return kind
 
 
-def _callable_of(app: Any) -> tuple[Callable[..., Any], str]:
+def _callable_of(app: Any, kind: str) -> tuple[Callable[..., Any], str]:
     call = getattr(app, "call", None)
-    if callable(call):
+    # Where it was said that it is WSGI or ASGI, an object that can be called is what was meant:
+    # a proxy has any attribute.
+    said = kind in ("wsgi", "asgi") and callable(app) and not isinstance(app, type)
+    if callable(call) and not said:
         return call, f"{_name(app)}.call"
     if _is_aiohttp(app):
         raise UsageError(
@@ -133,7 +136,8 @@ def _callable_of(app: Any) -> tuple[Callable[..., Any], str]:
             " app(scope, receive, send), for instance by"
             " asgiref.compatibility.double_to_single_callable"
         )
-    if isinstance(app, type) and _required_arguments(app) != 2:
+    # Objects of such a class are the response: iterable ones of WSGI, awaitable ones of ASGI.
+    if isinstance(app, type) and _required_arguments(app) != 2 and not hasattr(app, "__await__"):
         raise UsageError(f"class {app.__name__} has no call(env): give it one, or give an instance")
     if not callable(app):
         raise UsageError(f"{_name(app)} is not callable: an app is called with env")

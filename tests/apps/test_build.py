@@ -142,6 +142,14 @@ class CallOfTwo:
 async def asgi(scope: Any, receive: Any, send: Any) -> Any: ...
 
 
+class ASGIClass:
+    """Its objects are awaited, as those of Starlette's HTTPEndpoint."""
+
+    def __init__(self, scope: Any, receive: Any, send: Any) -> None: ...
+
+    def __await__(self) -> Any: ...
+
+
 class ASGIObject:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> Any: ...
 
@@ -216,6 +224,25 @@ def test_interface_says_what_the_object_does_not():
     assert isinstance(application.call, WSGIApp)
 
 
+class Proxy:
+    """An app behind something that has any attribute."""
+
+    def __call__(self, environ: Any, start_response: Any) -> Any:
+        start_response("200 OK", [])
+        return [b"proxied"]
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *args: None
+
+
+def test_interface_goes_before_an_attribute_call():
+    """Who says WSGI or ASGI means the object, if that can be called."""
+    application = build(Proxy(), interface="wsgi", threads=0)
+
+    assert application.call({})[2] == b"proxied"
+    assert build(CallOfTwo(), interface="wsgi") is not None
+
+
 def test_interface_overrides_what_the_object_looks_like():
     """Two required arguments, one of them bound by whoever calls it."""
 
@@ -259,9 +286,10 @@ def test_what_cannot_be_called_with_env_is_refused(app: Any, message: str):
         build(app)
 
 
-def test_what_takes_three_arguments_is_an_asgi_app():
+@pytest.mark.parametrize("app", [asgi, ASGIClass])
+def test_what_takes_three_arguments_is_an_asgi_app(app: Any):
     """Its requests are streamed, and it has a lifespan."""
-    application = build(asgi)
+    application = build(app)
 
     assert application.streams_requests
     assert application.lifespan is not None
