@@ -18,6 +18,7 @@ from iodine_aio.apps.asgi_scope import (
     misplaced,
     read_head,
 )
+from iodine_aio.apps.representation import TEXT
 from iodine_aio.errors import ClientGoneError, UsageError
 from iodine_aio.logs import error_log
 from iodine_aio.replies import Reply
@@ -264,12 +265,13 @@ def _open_nonblocking(path: str, flags: int) -> int:
 class Exchange(Response):
     """One request and its response; `receive` and `send` are the app's."""
 
-    __slots__ = ("_incoming", "_taken")
+    __slots__ = ("_incoming", "_taken", "_told")
 
     def __init__(self, env: Env) -> None:
         Response.__init__(self, _TYPES)  # super() costs more, once a request
         self._incoming = env["iodine_aio.body"]
         self._taken = False  # all of the request
+        self._told = False  # that its client left in the middle of it
 
     async def run(self, app: ASGIApp, scope: Scope) -> None:
         """Awaits the app to its end; raises nothing but what ends a task."""
@@ -283,10 +285,20 @@ class Exchange(Response):
         except SystemExit:
             self.fail(UsageError("sys.exit() was called by an app"))
         except BaseException as error:
-            self.fail(error)
+            if not (is_disconnect(error) and self._refuse_cut_request()):
+                self.fail(error)
         else:
-            if self._next != _NOTHING:
+            if self._next != _NOTHING and not self._refuse_cut_request():
                 self.break_off(UsageError("the app returned before its response was complete"))
+
+    def _refuse_cut_request(self) -> bool:
+        """Answers for an app that gave up because half its request is missing.
+
+        It did well to: the fault is its client's, who may have shut its sending side only,
+        and then reads this.
+        """
+        cut = self._told and self._next != _MORE
+        return cut and self.settle((400, [TEXT], "Bad Request: the body is not complete"))
 
     async def receive(self) -> Message:
         """The next message to the app; waits for the client."""
@@ -298,7 +310,7 @@ class Exchange(Response):
             try:
                 data = await incoming.read()
             except ClientGoneError:
-                self._taken = True
+                self._taken = self._told = True
             else:
                 self._taken = incoming.ended
                 return {"type": "http.request", "body": data, "more_body": not self._taken}

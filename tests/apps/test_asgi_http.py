@@ -119,6 +119,33 @@ async def test_client_that_leaves_is_a_disconnect_and_no_cancellation(sent: byte
     assert heard == [{"type": "http.disconnect"}, "end"]
 
 
+class ClientDisconnect(Exception):
+    """As Starlette names what its `request.body()` raises."""
+
+
+@pytest.mark.parametrize("error", [None, ClientDisconnect()], ids=["returns", "raises"])
+async def test_app_that_gives_up_a_cut_request_is_not_at_fault(
+    error: Exception | None, caplog: pytest.LogCaptureFixture
+):
+    """Its client is, who may still read that; nothing is logged, and no 500 is sent."""
+
+    @only_http
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        if error is not None:
+            raise error
+
+    async with connected(app) as (reader, writer):
+        writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\nabc")
+        writer.write_eof()
+        status, _ = await read_head(reader)
+        rest = await reader.read()
+
+    assert (status, rest) == (400, b"Bad Request: the body is not complete")
+    assert errors_in(caplog) == []
+
+
 # ---- responses ----
 
 
