@@ -22,7 +22,7 @@ from iodine_aio.last_signals import end_by
 from iodine_aio.loading import is_site, load_app
 from iodine_aio.logs import error_log, log_to_stderr, wake_logs
 from iodine_aio.server import Server
-from iodine_aio.serving import join_prepared
+from iodine_aio.serving import importing, join_prepared
 from iodine_aio.settings import KIB, MIB, Settings
 from iodine_aio.supervision import systemd
 from iodine_aio.supervisor import run_process, run_workers
@@ -271,7 +271,7 @@ def _serve_on_workers(server: Server, arguments: argparse.Namespace) -> None:
 def _load(server: Server, arguments: argparse.Namespace) -> None:
     try:
         site = is_site(arguments.target)
-        with settled_collector():
+        with settled_collector(), importing(arguments.target):
             server.set_app(None if site else load_app(arguments.target, arguments.factory))
     except LoadError as error:
         if arguments.debug and error.__cause__ is not None:

@@ -23,9 +23,13 @@ from iodine_aio.errors import LoadError
 # Tried in turn where a file is named without an attribute.
 APP_NAMES: Final = ("app", "application")
 
+# Where the code is that the user has not written.
 _INSTALLED: Final = tuple(
     os.path.join(path, "")
-    for path in {sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")}
+    for path in {
+        os.path.dirname(__file__),
+        *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")),
+    }
 )
 
 

@@ -1,8 +1,9 @@
 """What makes a server out of what the caller wrote: `serve`, `listen`."""
 
 import asyncio
+import contextlib
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from iodine_aio.binds import Bind, parse_bind
@@ -11,6 +12,21 @@ from iodine_aio.server import Server
 from iodine_aio.settings import Settings
 
 _prepared: Final[list[Server]] = []  # by listen(), before anything runs
+_imported: Final[list[str]] = []  # what the command imports at this moment
+
+
+@contextlib.contextmanager
+def importing(target: str) -> Iterator[None]:
+    """While the command imports `target`, that can make no server of its own.
+
+    It would serve within the import, and the command would never come to do so, or only
+    when a signal to stop has ended the other.
+    """
+    _imported.append(target)
+    try:
+        yield
+    finally:
+        _imported.remove(target)
 
 
 def make_server(
@@ -29,8 +45,14 @@ def make_server(
         options: fields of Settings.
 
     Raises:
-        UsageError: an argument is unknown or contradicts another.
+        UsageError: an argument is unknown or contradicts another; or the command imports
+            the caller.
     """
+    if _imported:
+        raise UsageError(
+            f"{_imported[0]} makes a server of its own, while the command imports it to serve it:"
+            " put that under `if __name__ == '__main__'`"
+        )
     settings = make_settings(**options)
     if bind is not None and (host is not None or port is not None):
         raise UsageError("give either bind, or host and port")

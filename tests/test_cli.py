@@ -264,6 +264,18 @@ def test_app_that_cannot_be_called_is_one_line_and_3(tmp_path: Path, text: str):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_target_that_runs_a_server_itself_is_one_line_and_3(tmp_path: Path, workers: str):
+    """Else it would serve elsewhere, within its import, and a stop would begin the command's."""
+    web = "import iodine_aio\n\ndef app(env): ...\n\niodine_aio.run(app, port=0)\n"
+    code, out, err = command(tmp_path, "-p", "0", "-w", workers, write_app(tmp_path, web))
+
+    assert (code, out) == (3, "")
+    assert "put that under `if __name__ == '__main__'` [web_under_test.py:5]" in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.slow
 def test_debug_shows_the_traceback_of_the_app(tmp_path: Path):
     """For whoever looks for the fault in it; the exit code is the same."""
     code, _, err = command(tmp_path, "-p", "0", "--debug", write_app(tmp_path, "1 / 0"))
