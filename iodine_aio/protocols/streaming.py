@@ -44,7 +44,10 @@ class Stream:
     __lshift__ = write
 
     def flush(self) -> None:
-        """Does nothing: what was written is on its way."""
+        """Sends what was written, ahead of what is yet to be computed on the loop."""
+        if threading.get_ident() == self._sender.service.thread_id:
+            self._sender.flush()
+        # What other threads have written is on its way.
 
     async def drain(self) -> bool:
         """Waits until the client takes more; False if it is gone."""
@@ -135,6 +138,11 @@ class StreamSender(TaskSender):
         if self._task is not None:
             self._task.cancel()
         self._close_body()
+
+    def flush(self) -> None:
+        """Sends what was kept back; of a response that has ended, nothing is."""
+        if not self._ended:
+            self._outlet.flush()
 
     def close(self) -> None:
         """Ends the response."""

@@ -556,16 +556,22 @@ def test_close_that_raises_does_not_spoil_the_response(run: Run, caplog):
 # ---- pieces ----
 
 
-async def test_piece_of_a_generator_is_sent_before_the_next_is_asked_for():
-    """Even on the loop, where it holds up everybody: the next may be long in coming."""
+@pytest.mark.parametrize("kind", ["generator", "callable"])
+async def test_piece_is_sent_before_the_next_is_computed(kind: str):
+    """Even on the loop, where it holds up everybody; a callable says so by `flush`."""
     arrived = threading.Event()
 
-    def app(env: dict[str, Any]) -> Any:
-        def body() -> Iterator[Any]:
-            yield "first"
-            yield str(arrived.wait(20))
+    def generate_two() -> Iterator[str]:
+        yield "first"
+        yield str(arrived.wait(20))
 
-        return 200, {}, body()
+    def write_two(stream: Any) -> None:
+        for piece in generate_two():
+            stream.write(piece)
+            stream.flush()
+
+    def app(env: dict[str, Any]) -> Any:
+        return 200, {}, generate_two() if kind == "generator" else write_two
 
     def read(port: int) -> bytes:
         with socket.create_connection(("127.0.0.1", port), 60) as sock:
