@@ -18,13 +18,15 @@ class Draining:
     """Ends the connections, tasks and threads of `service` until a deadline.
 
     Attributes:
-        kinds_cut: what `wait` has cut at the deadline, each by its name.
+        kinds_cut: what was cut, each by its name.
+        hurried: not the deadline cut it, but somebody who did not want to wait.
     """
 
     def __init__(self, service: Service) -> None:
         self._service: Final = service
         self._deadline = 0.0  # in the loop's time
         self.kinds_cut: list[str] = []
+        self.hurried = False
 
     def set_deadline(self, deadline: float, drain_seconds: float) -> None:
         """Everything is to have ended at `deadline`; idle connections may stay open for a while."""
@@ -50,6 +52,9 @@ class Draining:
     def cut(self) -> None:
         """Cuts every connection, and every app and handler that is running."""
         service = self._service
+        if not service.aborted:  # else they have been counted
+            self.kinds_cut = [connection.kind for connection in service.connections]
+            self.kinds_cut += ["task"] * len(service.tasks)
         service.stopping = service.aborted = True
         for connection in tuple(service.connections):
             connection.abort()
@@ -67,9 +72,7 @@ class Draining:
         service = self._service
         await asyncio.sleep(0)  # closed transports tell their protocols
         await self._look()
-        self.kinds_cut = [connection.kind for connection in service.connections]
-        self.kinds_cut += ["task"] * len(service.tasks)
-        if self.kinds_cut:
+        if service.connections or service.tasks:
             self.cut()
             self._deadline = asyncio.get_running_loop().time() + ABORT_SECONDS
             await self._look()
@@ -110,4 +113,5 @@ def say_what_was_cut(seconds: float, *drainings: Draining) -> None:
     kinds = Counter(kind for draining in drainings for kind in draining.kinds_cut)
     if kinds:
         counts = [f"{number} {kind}{'s' * (number > 1)}" for kind, number in sorted(kinds.items())]
-        error_log.warning("cut after %g seconds: %s", seconds, ", ".join(counts))
+        when = "at once" if any(d.hurried for d in drainings) else f"after {seconds:g} seconds"
+        error_log.warning("cut %s: %s", when, ", ".join(counts))

@@ -291,6 +291,7 @@ class Server:
 
     def abort(self) -> None:
         """Cuts every connection, and every app and handler that is running."""
+        self._draining.hurried = True
         self._draining.cut()
         if self._starting is not None:
             self._starting.cancel()

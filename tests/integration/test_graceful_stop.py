@@ -177,6 +177,24 @@ def test_one_entry_says_what_was_cut(tmp_path: Path):
     ]
 
 
+@pytest.mark.parametrize("words", [[], ["-w", "2"]])
+def test_entry_says_what_a_second_signal_has_cut(tmp_path: Path, words: list[str]):
+    """It did not wait for the deadline, and says so."""
+    text = STUCK + 'iodine_aio.on_state("start_shutdown", lambda: os.write(2, b"stopping\\n"))\n'
+    with serving(tmp_path, text, *words) as server, server.connect() as sock:
+        sock.sendall(KEPT)
+        server.read_until("called")
+        server.signal(signal.SIGTERM)
+        server.read_until("stopping")
+        server.signal(signal.SIGTERM)
+        code = server.wait()
+
+    assert code == 0
+    assert [line for line in server.lines if line.startswith("cut ")] == [
+        "cut at once: 1 HTTP connection, 1 task\n"
+    ]
+
+
 def read_until(sock: socket.socket, end: bytes) -> None:
     data = b""
     while end not in data:
