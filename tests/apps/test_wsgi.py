@@ -40,6 +40,14 @@ def respond(start: Any, *headers: tuple[str, str], status: str = "200 OK") -> An
     return start(status, [("Content-Type", "text/plain"), *headers])
 
 
+def replace_by_error(start: Any) -> None:
+    """Has an error's page take the place of a response; where it is too late, that raises."""
+    try:
+        raise ZeroDivisionError("too late")
+    except ZeroDivisionError:
+        start("500 Sorry", [("Content-Type", "text/plain")], sys.exc_info())
+
+
 class Pieces:
     """An iterable that notes which thread asks for its pieces, and which closes it."""
 
@@ -259,10 +267,7 @@ async def test_error_page_replaces_a_response_that_was_not_sent(threads: int):
 
     def app(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
         respond(start_response, ("X-First", "yes"))
-        try:
-            raise ZeroDivisionError
-        except ZeroDivisionError:
-            start_response("500 Sorry", [("Content-Type", "text/plain")], sys.exc_info())
+        replace_by_error(start_response)
         yield b"sorry"
 
     answer = await ask(app, threads)
@@ -280,13 +285,10 @@ async def test_error_after_the_head_is_raised_again(threads: int, caplog: pytest
         respond(start_response, ("Content-Length", "9"))
         yield b"abc"
         try:
-            raise ZeroDivisionError("too late")
-        except ZeroDivisionError:
-            try:
-                start_response("500 Sorry", [("Content-Type", "text/plain")], sys.exc_info())
-            except ZeroDivisionError as error:
-                raised.append(error)
-                raise
+            replace_by_error(start_response)
+        except ZeroDivisionError as error:
+            raised.append(error)
+            raise
 
     answer = await ask(app, threads)
 
@@ -303,12 +305,9 @@ async def test_error_after_a_write_does_not_replace_its_head(threads: int):
     def app(environ: dict[str, Any], start_response: Any) -> Any:
         respond(start_response, ("Content-Length", "6"))(b"abc")
         try:
-            raise ZeroDivisionError("too late")
-        except ZeroDivisionError:
-            try:
-                start_response("500 Sorry", [("Content-Type", "text/plain")], sys.exc_info())
-            except ZeroDivisionError as error:
-                raised.append(error)
+            replace_by_error(start_response)
+        except ZeroDivisionError as error:
+            raised.append(error)
         return [b"def"]
 
     answer = await ask(app, threads)

@@ -24,6 +24,7 @@ from iodine_aio.pubsub.publisher import Publisher
 from iodine_aio.pubsub.redis import RedisEngine
 from iodine_aio.pubsub.worker_link import WorkerLink
 from tests.clients import open_websocket
+from tests.handlers import Chat
 from tests.integration.redis_server import PROGRAM, RedisServer
 
 pytestmark = [
@@ -446,18 +447,10 @@ async def test_subscription_that_redis_refuses_makes_no_flood(
 
 async def test_server_with_redis_url_carries_messages_of_its_connections(redis: RedisServer):
     """From a WebSocket here to another machine, and back; and stops doing so in the end."""
-
-    class Room:
-        def on_open(self) -> None:
-            self.subscribe("room")  # type: ignore[attr-defined]
-
-        def on_message(self, data: str) -> None:
-            self.publish("room", data)  # type: ignore[attr-defined]
-
     other = Machine(redis.url)
     ear = other.listen("room")
     await other.engine.open()
-    async with open_websocket(Room, redis_url=redis.url) as client:
+    async with open_websocket(Chat, redis_url=redis.url) as client:
         await until(lambda: redis.listeners("room") == 2)
         client.send(b"\x81\x82\x00\x00\x00\x00hi")
         own = await client.receive()
@@ -476,20 +469,12 @@ async def test_server_with_redis_url_carries_messages_of_its_connections(redis: 
 
 async def test_server_that_stops_leaves_redis_to_the_next_of_its_process(redis: RedisServer):
     """One of them is connected at a time."""
-
-    class Room:
-        def on_open(self) -> None:
-            self.subscribe("room")  # type: ignore[attr-defined]
-
-        def on_message(self, data: str) -> None:
-            self.publish("room", data)  # type: ignore[attr-defined]
-
     other = Machine(redis.url)
     ear = other.listen("room")
     await other.engine.open()
     async with (
-        open_websocket(Room, redis_url=redis.url) as first,
-        open_websocket(Room, redis_url=redis.url) as second,
+        open_websocket(Chat, redis_url=redis.url) as first,
+        open_websocket(Chat, redis_url=redis.url) as second,
     ):
         await until(lambda: redis.listeners("room") == 2)
         await first.server.stop()
