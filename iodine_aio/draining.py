@@ -104,7 +104,9 @@ class Draining:
     async def _look(self) -> None:
         service = self._service
         loop = asyncio.get_running_loop()
-        while (service.connections or service.tasks) and loop.time() < self._deadline:
+        while loop.time() < self._deadline and (
+            service.connections or service.tasks or service.untold
+        ):
             await asyncio.sleep(_LOOK_SECONDS)
 
 

@@ -135,6 +135,7 @@ class Connection(Subscribing):
             self.receive(data)
         self._unread = b""
         self._output = None
+        self.service.untold.add(self)
         self._enqueue(self._say_closed)
 
     # What the user's object does.
@@ -243,6 +244,7 @@ class Connection(Subscribing):
 
     def _say_closed(self) -> None:
         # Last of all; the handler keeps the connection, the connection lets go of it.
+        self.service.untold.discard(self)
         name, callbacks = name_handler(self.callbacks), self.callbacks
         self.handler = self.callbacks = self.transport = None
         call_on_close(self.service, name, callbacks, self.close_code, self.close_reason)

@@ -69,6 +69,7 @@ class Service:
         connections: all of them, of every protocol; a connection adds and removes itself.
         app_env: what the app adds to the env of every request.
         tasks: apps and handlers that are running.
+        untold: lost connections whose handlers are busy, and are yet to hear of it.
         stopping: no request is taken any more.
         drain_seconds: how long a stop leaves idle HTTP connections open.
         aborted: no message that still waits is handed over any more.
@@ -92,6 +93,7 @@ class Service:
         self.block: Final = memoryview(bytearray(FILE_BLOCK_BYTES))
         self.disk = Pool(DISK_THREADS, "iodine-disk")
         self.tasks: Final[set[asyncio.Task[Any]]] = set()
+        self.untold: Final[set[object]] = set()
         self.heads: Final = HeadParser()
         self.broker = Broker(log_subscriber)
         self._posted_bytes = 0  # of messages that other threads publish

@@ -3,11 +3,12 @@
 import asyncio
 import contextlib
 import struct
+import threading
 
 import pytest
 
-from tests.clients import open_websocket
-from tests.frames import BINARY, CLOSE, PING, PONG, TEXT, close_frame, frame
+from tests.clients import open_websocket, reset
+from tests.frames import BINARY, CLOSE, PING, PONG, TEXT, close_frame, frame, text_frame
 from tests.handlers import Echo, WebSocketRecorder
 
 # Messages.
@@ -386,6 +387,38 @@ async def test_stop_waits_for_an_async_on_shutdown():
         assert await client.receive() == (CLOSE, b"\x03\xe9")
         client.send(close_frame(1001))
         await stopping
+
+
+async def test_stop_waits_for_a_busy_handler_whose_client_has_left(
+    caplog: pytest.LogCaptureFixture,
+):
+    """It is in a thread of the pool, and hears of the end when it comes back."""
+    begun, go = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+    codes: list[int] = []
+
+    class Busy:
+        def on_message(self, data: str) -> None:
+            loop.call_soon_threadsafe(begun.set)
+            assert go.wait(20)
+
+        def on_close(self, code: int, reason: str) -> None:
+            codes.append(code)
+
+    async with open_websocket(Busy(), threads=2) as client:
+        client.send(text_frame("work"))
+        await begun.wait()
+        reset(client.writer)
+        while client.server.connections:
+            await asyncio.sleep(0)
+        stopping = asyncio.ensure_future(client.server.stop())
+        for _ in range(100):  # more than it takes to end the pool
+            await asyncio.sleep(0)
+        go.set()
+        await stopping
+
+    assert codes == [1006]
+    assert caplog.records == []
 
 
 async def test_stop_cuts_a_client_that_never_answers():
