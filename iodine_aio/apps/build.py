@@ -106,6 +106,9 @@ def find_kind(app: Callable[..., Any], name: str) -> Kind:
         )
     if required == 0 and positional:
         required = 1
+    for parameter in parameters:
+        if parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty:
+            raise UsageError(f"{name} requires the keyword {parameter.name}, which nobody gives it")
     kind = _KINDS.get(required)
     if kind == "wsgi" and _is_async(app):
         raise UsageError(

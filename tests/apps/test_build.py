@@ -260,6 +260,9 @@ class Wrong:
     def call(self, a: Any, b: Any, c: Any, d: Any) -> Any: ...
 
 
+def function_requiring_keyword(env: dict[str, Any], *, debug: bool) -> Any: ...
+
+
 async def async_wsgi(environ: Any, start_response: Any) -> Any: ...
 
 
@@ -267,6 +270,7 @@ async def async_wsgi(environ: Any, start_response: Any) -> Any: ...
     ("app", "message"),
     [
         (async_wsgi, "async_wsgi is an async def of two arguments"),
+        (function_requiring_keyword, "requires the keyword debug"),
         (Plain, "class Plain has no call"),
         (Plain(), "Plain object is not callable"),
         ("module:app", "str object is not callable"),
