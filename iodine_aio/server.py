@@ -7,10 +7,11 @@ from collections.abc import Callable, Generator, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
+from iodine_aio.addresses import Addresses
 from iodine_aio.apps.build import build_app
 from iodine_aio.apps.file_bodies import FileBodies
 from iodine_aio.apps.files import read_busy_page
-from iodine_aio.binds import Bind, Opener, open_sockets, remove_unix_socket, socket_url
+from iodine_aio.binds import Bind, Opener, open_sockets
 from iodine_aio.descriptors import descriptor_limit, make_levels
 from iodine_aio.draining import ABORT_SECONDS, Draining, say_what_was_cut
 from iodine_aio.errors import StartupError, UsageError
@@ -37,16 +38,12 @@ class Server:
     def __init__(self, app: Any, binds: Sequence[Bind], settings: Settings) -> None:
         self.settings: Final = settings
         self._service: Final = Service(None, settings)
-        self._binds: Final = list(binds)
+        self._addresses: Final = Addresses(binds)
         self._make_protocol: Callable[[Env], asyncio.BaseProtocol] = self._make_http
-        self._scheme = "http"
         self._owns_pool = True
         self._opener: Opener = open_sockets
-        self._sockets: list[socket.socket] = []
         self._listeners = Listeners(settings.backlog)
         self._companions: list[Server] = []
-        self._urls: list[str] = []
-        self._ports: list[int] = []
         self._surroundings: Final = Surroundings(settings)
         self._draining: Final = Draining(self._service)
         self._tell_of_stop: Callable[[], object] | None = None
@@ -69,12 +66,12 @@ class Server:
     @property
     def urls(self) -> list[str]:
         """Where it listens, one for each bind and each `listen()`."""
-        return self._urls + [url for server in self._companions for url in server.urls]
+        return self._addresses.urls + [url for server in self._companions for url in server.urls]
 
     @property
     def port(self) -> int:
         """The TCP port of the first bind; 0 for a unix socket."""
-        ports = self._ports + [server.port for server in self._companions]
+        ports = self._addresses.ports + [server.port for server in self._companions]
         if not ports:
             raise UsageError("this server has not been bound yet: it has no port")
         return ports[0]
@@ -110,7 +107,7 @@ class Server:
     def set_raw_handler(self, handler: Any, timeout: float, busy_message: bytes) -> None:
         """Serves raw connections instead of HTTP."""
         check_raw_handler(handler)
-        self._scheme = "tcp"
+        self._addresses.scheme = "tcp"
         self._surroundings.calls_hooks = False
         self._make_protocol = lambda _: RawAcceptor(self._service, handler, timeout, busy_message)
 
@@ -126,7 +123,7 @@ class Server:
         """
         companion._service.pool = self._service.pool
         companion._owns_pool = False
-        if self._sockets:
+        if self._addresses.sockets:
             companion.open(self._opener)
         self._companions.append(companion)
 
@@ -142,14 +139,8 @@ class Server:
             OSError: an address cannot be listened on; nothing stays open.
         """
         self._opener = opener
-        self._sockets, self._urls, self._ports = [], [], []
         try:
-            for bind in self._binds:
-                found = opener(bind, self.settings.backlog)
-                self._sockets.extend(found)
-                self._urls.append(socket_url(found[0], self._scheme))
-                name = found[0].getsockname()
-                self._ports.append(name[1] if isinstance(name, tuple) else 0)
+            self._addresses.open(opener, self.settings.backlog)
             for server in self._companions:
                 server.open(opener)
         except BaseException:
@@ -159,10 +150,7 @@ class Server:
     def close_sockets(self) -> None:
         """Listens no more."""
         self._listeners.close()
-        for sock in self._sockets:
-            remove_unix_socket(sock)
-            sock.close()
-        self._sockets.clear()
+        self._addresses.close()
         for server in self._companions:
             server.close_sockets()
 
@@ -200,7 +188,7 @@ class Server:
         service.start(loop)
         try:
             await self._surroundings.enter(service)
-            for sock in self._sockets:
+            for sock in self._addresses.sockets:
                 await self._listen(sock)
             for server in self._companions:
                 server.start()
@@ -232,8 +220,7 @@ class Server:
             sock.close()
             return False
         for server in (self, *self._companions):
-            if any(sock.getsockname() == other.getsockname() for other in server._sockets):
-                server._sockets.append(sock)
+            if server._addresses.adopt(sock):
                 await server._listen(sock)
                 return True
         sock.close()
@@ -242,8 +229,7 @@ class Server:
     def accept_no_more(self, sock: socket.socket) -> None:
         """Accepts no more from `sock`, a copy of one that goes on listening."""
         for server in (self, *self._companions):
-            if sock in server._sockets:
-                server._sockets.remove(sock)
+            if server._addresses.release(sock):
                 server._listeners.remove(sock)
         sock.close()
 
@@ -373,5 +359,5 @@ class Server:
         await self.stop()
 
     def __repr__(self) -> str:
-        where = ", ".join(self._urls) or "unbound"
+        where = ", ".join(self._addresses.urls) or "unbound"
         return f"<Server {where}, {len(self._service.connections)} connections>"

@@ -81,6 +81,7 @@ def test_protocols_know_nothing_of_who_starts_them(name: str):
         "loading",
         "lifecycle",
         "apps",
+        "addresses",
         "binds",
         "port_holders",
         "loop",
