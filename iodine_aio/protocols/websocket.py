@@ -72,6 +72,10 @@ class WebSocketProtocol(Connection):
         # But not who took over from HTTP, to whom that was told.
         self._behind = self._paused or transport.get_write_buffer_size() > 0
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._outlet = None  # it is the transport's, which a kept handler shall not keep
+        super().connection_lost(exc)
+
     # An outlet must be shut by the first byte that waits, which is no sign yet of a peer that
     # takes nothing.
 
