@@ -4,13 +4,16 @@ It takes its orders from the parent, over the control line; signals that a termi
 everybody are the parent's business. When the parent has gone, so does the worker.
 """
 
+import _thread
 import asyncio
 import importlib
 import os
 import random
+import select
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -100,6 +103,8 @@ class Worker:
 
     def run(self, load: Load) -> int:
         """Lets `load` complete the server, and serves; returns the exit code."""
+        # Not of `threading`, where it would count as one that may want to compute.
+        _thread.start_new_thread(self._end_after_parent, ())
         delegate_opening(self._opener)
         # 22 bits of process id, 30 of number: JavaScript counts to 53 bits exactly.
         number_connections((os.getpid() << 30) + 1)
@@ -195,9 +200,16 @@ class Worker:
         self._asked = True
         self._server.stop_soon()
 
+    def _end_after_parent(self) -> None:
+        """In a thread: the end of an orphan that has not ended by then, whatever it is doing."""
+        hang_up = select.poll()
+        hang_up.register(self._control.sock, 0)  # nothing that is said, only that nothing will be
+        hang_up.poll()
+        time.sleep(_ORPHAN_SECONDS + _LAST_SECONDS)
+        os._exit(1)
+
     async def _end_as_orphan(self) -> None:
         error_log.error("the parent process has gone: worker %d ends", os.getpid())
-        self._loop.call_later(_ORPHAN_SECONDS + _LAST_SECONDS, os._exit, 1)
         await lifecycle.enter_state("on_parent_crush")
         self._server.stop_soon(_ORPHAN_SECONDS)
 

@@ -311,6 +311,38 @@ def test_workers_end_when_their_parent_was_killed(tmp_path: Path):
         assert read_to_end(idle) == b""
 
 
+SLOW_TO_COME = """
+import os, pathlib, time
+
+if pathlib.Path("slow").exists():
+    os.write(2, b"imports\\n")
+    time.sleep(600)
+
+def app(env):
+    if env["PATH_INFO"] == "/hang":
+        os.write(2, b"hangs\\n")
+        time.sleep(600)
+    return 200, {}, "here"
+"""
+
+
+@pytest.mark.parametrize("busy", ["imports", "hangs"])
+def test_workers_that_do_not_answer_end_when_their_parent_was_killed(tmp_path: Path, busy: str):
+    """Within 2 seconds, though one still imports its app, or its app holds the loop."""
+    with serving(tmp_path, SLOW_TO_COME, "-w", "2") as server, server.connect() as client:
+        if busy == "imports":
+            (tmp_path / "slow").touch()
+            server.signal(signal.SIGHUP)
+        else:
+            client.sendall(b"GET /hang HTTP/1.1\r\nHost: a\r\n\r\n")
+        server.read_until(busy)
+        begin = time.monotonic()
+        server.signal(signal.SIGKILL)
+        server.until(lambda: not _group_lives(server))
+
+        assert time.monotonic() - begin < 3
+
+
 def _group_lives(server: Workers) -> bool:
     """True if a process of the group is more than a zombie."""
     done = subprocess.run(
