@@ -8,6 +8,7 @@ import asyncio
 import functools
 import gc
 import inspect
+import signal
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from typing import Any
 
@@ -17,6 +18,12 @@ from iodine_aio import lifecycle
 from tests.loops import LOOP_FACTORIES, Run
 
 SECONDS = 20
+
+
+def pytest_configure() -> None:
+    """Servers that tests start hear Ctrl-C, though the tests run in the background of a shell."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_asyncio_loop_factories(
