@@ -477,7 +477,7 @@ async def test_server_that_stops_leaves_redis_to_the_next_of_its_process(redis: 
         open_websocket(Chat, redis_url=redis.url) as second,
     ):
         await until(lambda: redis.listeners("room") == 2)
-        await first.server.stop()
+        await first.server.stop(0)
         await until(lambda: homes.broker.engine._engine.connected)  # type: ignore[attr-defined]
         await until(lambda: redis.listeners("room") == 2)
         second.send(b"\x81\x82\x00\x00\x00\x00hi")
