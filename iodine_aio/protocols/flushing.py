@@ -1,8 +1,7 @@
 """The end of a turn of the loop, when what its connections have kept back is written.
 
 Answering all that has come before writing any of it keeps the program's own code in the
-caches, and a client on the same machine is woken by the first answer only: a tenth less
-CPU a request than writing each in its turn.
+caches, and a client on the same machine is woken by the first answer only.
 """
 
 import asyncio
