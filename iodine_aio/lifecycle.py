@@ -192,6 +192,7 @@ def _schedule(timer: Timer) -> Timer:
     try:
         timer._start(asyncio.get_running_loop())
     except RuntimeError:
+        _forget_closed()
         if _loops:
             loop = _loops[0]
             loop.call_soon_threadsafe(timer._start, loop)
@@ -202,11 +203,17 @@ def _schedule(timer: Timer) -> Timer:
 
 def enter_loop(loop: asyncio.AbstractEventLoop) -> None:
     """A server begins to run on `loop`: starts the timers that waited for one."""
+    _forget_closed()
     _loops.append(loop)
     while _waiting:
         timer = _waiting.pop(0)
         if not timer.cancelled:
             timer._start(loop)
+
+
+def _forget_closed() -> None:
+    """A program may end a loop without stopping its server."""
+    _loops[:] = [loop for loop in _loops if not loop.is_closed()]
 
 
 def leave_loop(loop: asyncio.AbstractEventLoop) -> None:

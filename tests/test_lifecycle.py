@@ -171,6 +171,35 @@ async def test_timer_from_a_thread_runs_in_the_servers_loop():
     assert wrong == []
 
 
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+@pytest.mark.parametrize("between", [True, False])
+def test_timer_after_a_loop_that_left_its_server_waits_for_the_next(between: bool):
+    """Nothing is asked of a closed loop."""
+    calls: list[str] = []
+
+    async def break_off() -> None:
+        server = await serve(hello, port=0).started()
+        server.close_sockets()
+
+    async def go_on() -> None:
+        if between:
+            assert not calls
+        async with serve(hello, port=0), asyncio.timeout(10):
+            if not between:
+                await asyncio.to_thread(run_after, 0, lambda: calls.append("called"))
+            while not calls:
+                await asyncio.sleep(0)
+
+    with asyncio.Runner() as runner:
+        runner.run(break_off())
+    if between:
+        run_after(0, lambda: calls.append("called"))
+    with asyncio.Runner() as runner:
+        runner.run(go_on())
+
+    assert calls == ["called"]
+
+
 # ---- hooks ----
 
 
