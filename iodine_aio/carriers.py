@@ -47,6 +47,8 @@ class Carrier:
             StartupError: another server's leads elsewhere.
         """
         with _lock:
+            # A program may end a loop without stopping its server.
+            _carriers[:] = [one for one in _carriers if not one._service.loop.is_closed()]
             if _carriers and _carriers[0]._url != self._url:
                 raise StartupError(
                     f"a server of this process is connected to {_carriers[0]._name}, this one"
@@ -92,6 +94,8 @@ class Carrier:
         self._call(self._engine.publish, message)
 
     def _call(self, function: Callable[..., object], *args: Any) -> None:
+        if self._service.loop.is_closed():
+            return
         if threading.get_ident() == self._thread_id:
             function(*args)
         else:

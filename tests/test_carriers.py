@@ -179,3 +179,31 @@ def test_server_of_another_thread_takes_over(factory):
 
     assert first.notes == [("open",), ("close",)]
     assert second.notes == [("open",), ("publish", "hi"), ("close",)]
+
+
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+@pytest.mark.parametrize("factory", LOOP_FACTORIES.values(), ids=LOOP_FACTORIES)
+def test_engine_of_a_closed_loop_is_replaced(factory):
+    """By the next server's; the one that nobody stopped is asked for nothing more."""
+    first, second = NotedEngine(), NotedEngine()
+
+    async def break_off():
+        server = make_server(hello, port=0)
+        server.set_engine(first)
+        server.open()
+        server.start()
+        await server.started()
+        server.close_sockets()
+        iodine_aio.subscribe("room", print)
+
+    async def go_on():
+        async with serve_with(second):
+            iodine_aio.publish("news", "1")
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(break_off())
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(asyncio.wait_for(go_on(), 20))
+
+    assert first.notes == [("open",), ("subscribe", "room", False)]
+    assert second.notes == [("open",), ("publish", "1"), ("close",)]
