@@ -46,6 +46,7 @@ def find_home() -> _Home | None:
     if home is not None and home.loop.is_running():
         return home
     with _lock:
+        former = _home
         running = [home for home in (_home, *_entered) if home and home.loop.is_running()]
         if running:
             _home = running[0]
@@ -54,7 +55,17 @@ def find_home() -> _Home | None:
                 _home = _make_visitor(asyncio.get_running_loop())
             except RuntimeError:
                 _home = None
-        return _home
+        home = _home
+    if former is not None and former is not home and former.loop.is_closed():
+        _drop_ended(home)  # a server that was not stopped has left its connections behind
+    return home
+
+
+def _drop_ended(home: _Home | None) -> None:
+    if home is None or home.thread_id == threading.get_ident():
+        broker.drop_ended()
+    else:
+        home.post(broker.drop_ended)
 
 
 def _make_visitor(loop: asyncio.AbstractEventLoop) -> _Home:
@@ -83,12 +94,13 @@ def enter_loop(loop: asyncio.AbstractEventLoop, post: _Post, settings: Settings)
     The settings of the first of several servers are those of the process.
     """
     with _lock:
+        _entered[:] = [home for home in _entered if not home.loop.is_closed()]
         if not _entered:
             _set_limits(settings)
         _entered.append(_Home(loop, post))
     home = find_home()
     assert home is not None
-    return broker if home.loop is loop else _Branch(post)
+    return broker if home.loop is loop else _Branch(loop, post)
 
 
 def leave_loop(loop: asyncio.AbstractEventLoop, post: _Post) -> None:
@@ -114,22 +126,28 @@ def _set_limits(settings: Settings) -> None:
 class _Remote:
     """A subscriber whose loop is not the broker's."""
 
-    __slots__ = ("_post", "_subscriber")
+    __slots__ = ("_branch", "_subscriber")
 
-    def __init__(self, subscriber: Subscriber, post: _Post) -> None:
+    def __init__(self, subscriber: Subscriber, branch: "_Branch") -> None:
         self._subscriber: Final = subscriber
-        self._post: Final = post
+        self._branch: Final = branch
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        return self._branch.loop
 
     def deliver(self, message: Message) -> None:
-        self._post(self._subscriber.deliver, message)
+        self._branch.call(self._subscriber.deliver, message)
 
 
 class _Branch(Broker):
     """The broker, as the connections of a server see it whose loop is not the broker's."""
 
-    def __init__(self, post: _Post) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, post: _Post) -> None:
         super().__init__(log_subscriber)
+        self.loop: Final = loop
         self._post: Final = post
+        self._ended = False
         self.max_channel_length = broker.max_channel_length
 
     def check_room(self, channel: str, pattern: bool = False) -> None:
@@ -143,10 +161,16 @@ class _Branch(Broker):
         key: object | None = None,
     ) -> None:
         key = key if key is not None else subscriber
-        call_home(broker.subscribe, channel, _Remote(subscriber, self._post), pattern, key)
+        call_home(broker.subscribe, channel, _Remote(subscriber, self), pattern, key)
 
     def unsubscribe(self, channel: str, key: object, pattern: bool = False) -> None:
         call_home(broker.unsubscribe, channel, key, pattern)
+
+    def call(self, function: Callable[..., object], *args: Any) -> None:
+        """Calls `function(*args)` in the server's loop; is called in the broker's thread."""
+        if not self._post(function, *args) and not self._ended:
+            self._ended = True  # all its connections are dropped at once
+            broker.drop_ended()
 
     def send(self, message: Message, but: object | None = None) -> None:
         call_home(broker.send, message, but)

@@ -77,6 +77,7 @@ class _Inbox:
             loop.call_soon_threadsafe(wake)
         except RuntimeError:  # the loop is closed: nobody reads any more
             self.ended = True
+            call_home(broker.drop_ended)
 
     def take(self) -> Message | None:
         """The oldest message."""
@@ -185,7 +186,7 @@ class Messages(_Listening):
         if self._waiter is not None:
             raise UsageError(f"two loops read the messages of {self.channel!r}: subscribe twice")
         while (message := inbox.take()) is None:
-            if inbox.ended:
+            if inbox.ended or (inbox.loop is not None and inbox.loop.is_closed()):
                 raise StopAsyncIteration
             inbox.loop = asyncio.get_running_loop()
             self._waiter = waiter = inbox.loop.create_future()

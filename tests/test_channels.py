@@ -9,7 +9,7 @@ import weakref
 import pytest
 
 import iodine_aio
-from iodine_aio import homes
+from iodine_aio import WebSocket, homes
 from iodine_aio.errors import UsageError
 from tests.clients import join, open_websocket
 from tests.frames import TEXT, text_frame
@@ -439,6 +439,115 @@ def test_next_loop_takes_over_when_the_first_has_ended(factory):
     with elsewhere(factory, serve):
         first.__exit__(None, None, None)
         asyncio.run(asyncio.wait_for(talk(), 20))
+
+
+# A loop that is closed with a server says so, and uvloop's waits for ever if that is an error.
+leaves_behind = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+
+
+class Listener:
+    """Listens in every way that a connection can, and says what its program says to all."""
+
+    def on_open(self):
+        self.subscribe("room")
+        self.subscribe("ro*", pattern=True)
+        self.subscribe("hall", lambda message: self.write(message.data))
+
+
+@contextlib.asynccontextmanager
+async def left_behind():
+    """A client of a server that nobody stops."""
+
+    def app(env):
+        env["upgrade.websocket"] = Listener
+        return 0, {}, None
+
+    server = await iodine_aio.serve(app, port=0).started()
+    async with join(server) as client:
+        await until(lambda: homes.broker.has("hall"))
+        server.close_sockets()
+        yield client
+
+
+@leaves_behind
+@pytest.mark.parametrize("factory", LOOP_FACTORIES.values(), ids=LOOP_FACTORIES)
+def test_connections_of_a_closed_loop_are_dropped(factory, caplog):
+    """And what its program has subscribed there; the next server's are served, and none else."""
+    heard = []
+
+    async def break_off():
+        iodine_aio.subscribe("room", heard.append)
+        async with left_behind():
+            raise SystemExit
+
+    async def go_on():
+        async with open_websocket(Listener) as client:
+            await until(lambda: homes.broker.has("hall"))
+            WebSocket.each(lambda handler: handler.write("all"))
+            assert await client.receive() == (TEXT, b"all")
+            for channel in ("room", "hall"):
+                delivered = homes.broker.delivered
+                iodine_aio.publish(channel, channel)
+                counts.append(homes.broker.delivered - delivered)
+            heard_here = [(await client.receive())[1] for _ in range(3)]
+            assert heard_here == [b"room", b"room", b"hall"]
+
+    counts = []
+    with pytest.raises(SystemExit), asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(break_off())
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(asyncio.wait_for(go_on(), 20))
+
+    gc.collect()  # what was left behind warns
+    assert counts == [2, 1]
+    assert heard == caplog.records == []
+
+
+@leaves_behind
+@pytest.mark.parametrize("factory", LOOP_FACTORIES.values(), ids=LOOP_FACTORIES)
+async def test_connections_of_another_threads_closed_loop_are_dropped(factory, caplog):
+    """When the first message finds it closed."""
+    heard = []
+
+    async def break_off(started, stop):
+        iodine_aio.subscribe("room", heard.append)
+        async with left_behind():
+            started.set()
+            await stop.wait()
+
+    async with open_websocket(Chat) as client:
+        client.send(text_frame("1"))
+        assert await client.receive() == (TEXT, b"1")
+        ended = elsewhere(factory, break_off)
+        await asyncio.to_thread(ended.__enter__)
+        await asyncio.to_thread(ended.__exit__, None, None, None)
+        client.send(text_frame("2"))
+        assert await client.receive() == (TEXT, b"2")
+        assert len(homes.broker._channels["room"]) == 1
+        WebSocket.each(lambda handler: handler.write("all"))
+        assert await client.receive() == (TEXT, b"all")
+
+    gc.collect()  # what was left behind warns
+    assert heard == caplog.records == []
+
+
+@pytest.mark.parametrize("factory", LOOP_FACTORIES.values(), ids=LOOP_FACTORIES)
+def test_messages_of_a_closed_loop_have_ended(factory):
+    """Nothing will come: another loop that asks for the next one does not wait for it."""
+
+    async def subscribe():
+        return iodine_aio.subscribe("room")
+
+    async def listen(messages):
+        iodine_aio.publish("room", "hi")
+        return [message async for message in messages]
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        messages = runner.run(subscribe())
+    with asyncio.Runner(loop_factory=factory) as runner:
+        heard = runner.run(asyncio.wait_for(listen(messages), 20))
+
+    assert heard == []
 
 
 async def test_server_that_stops_leaves_the_loop_its_channels():

@@ -261,5 +261,7 @@ def each(
     """Calls `function(handler)` for every open connection of `registry`, on a snapshot."""
     for connection in tuple(registry):
         handler = connection.handler
-        if connection is not but and handler is not None and connection._state == OPEN:
+        if connection.loop.is_closed():  # left behind by a server that nobody stopped
+            registry.discard(connection)
+        elif connection is not but and handler is not None and connection._state == OPEN:
             function(handler)

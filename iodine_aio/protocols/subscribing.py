@@ -1,5 +1,6 @@
 """What a connection listens to, and what its user publishes."""
 
+import asyncio
 from collections.abc import Callable
 from threading import get_ident
 from typing import Any
@@ -17,6 +18,11 @@ class Subscribing(Turns):
     """The subscribing part of a connection that a user's object serves."""
 
     __slots__ = ()
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """Where it is served."""
+        return self.service.loop
 
     def deliver(self, message: Message) -> None:
         """Sends what was published to a channel; is called in the loop's thread."""

@@ -1,5 +1,6 @@
 """Subscriptions of one connection: what its user holds, and how its callbacks are called."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -64,6 +65,11 @@ class Called(Subscription):
     @property
     def dropped(self) -> int:
         return self._dropped
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """Where its connection is served."""
+        return self._service.loop
 
     def deliver(self, message: Message) -> None:
         if self.ended:

@@ -48,7 +48,7 @@ class Subscriber(Protocol):
     """Whoever listens to a channel.
 
     One that is a WebSocket may have an attribute `outlet`: an `Outlet` for its frames, or
-    None for now.
+    None for now. One that belongs to a loop has it as its attribute `loop`.
     """
 
     def deliver(self, message: Message) -> None:
@@ -234,6 +234,15 @@ class Broker:
             del self._channels[channel]
         self.engine.unsubscribe(channel, pattern)
 
+    def drop_ended(self) -> None:
+        """Ends the subscriptions of those whose loop was closed before they left."""
+        groups = [(False, *item) for item in self._channels.items()]
+        groups += [(True, text, known[1]) for text, known in self._patterns.items()]
+        for pattern, channel, subscribers in groups:
+            for key in [key for key, one in subscribers.items() if _has_ended(one)]:
+                self.unsubscribe(channel, key, pattern)
+        self.holders.difference_update([one for one in self.holders if _has_ended(one)])
+
     def renew(self, channel: str, pattern: bool = False) -> None:
         """Looks anew at outlets: a subscriber of the channel has got one, or has none any more."""
         subscribers = self._find(channel, pattern)
@@ -306,6 +315,11 @@ class Broker:
                 self._matches.clear()
             self._matches[channel] = matches
         return matches
+
+
+def _has_ended(subscriber: object) -> bool:
+    loop = getattr(subscriber, "loop", None)
+    return loop is not None and loop.is_closed()
 
 
 def _check_text(name: str, text: str) -> None:
