@@ -15,12 +15,11 @@ class Reply:
     It looks like a future of asyncio, as far as a connection asks.
     """
 
-    __slots__ = ("_cancelled", "_error", "_listener", "_result")
+    __slots__ = ("_error", "_listener", "_result")
 
     def __init__(self) -> None:
         self._result: Any = None
         self._error: BaseException | None = None
-        self._cancelled = False
         self._listener: Callable[[Any], object] | None = None
 
     def __await__(self) -> Generator[Any, None, Any]:
@@ -38,11 +37,7 @@ class Reply:
             except asyncio.CancelledError:
                 self.cancel()
                 raise
-        if self._cancelled:
-            raise asyncio.CancelledError
-        if self._error is not None:
-            raise self._error
-        return self._result
+        return self.result()
 
     def add_done_callback(self, listener: Callable[[Any], object]) -> None:
         """Calls `listener(self)` when it is there; there can be one."""
@@ -55,29 +50,35 @@ class Reply:
         if listener is not None:
             listener(self)
 
+    def settle(self, result: Any) -> bool:
+        """Answers; False if nobody waits for it any more."""
+        if self._result is not None or self._error is not None:
+            return False
+        self._result = result
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener(self)
+        return True
+
     def set_exception(self, error: BaseException) -> None:
         """There will be no answer."""
         self._error = error
-        self._tell()
-
-    def cancel(self) -> None:
-        """Nobody wants it any more."""
-        if not self.done():
-            self._cancelled = True
-            self._tell()
-
-    def _tell(self) -> None:
         listener, self._listener = self._listener, None
         if listener is not None:
             listener(self)
 
+    def cancel(self) -> None:
+        """Nobody wants it any more."""
+        if not self.done():
+            self.set_exception(asyncio.CancelledError())
+
     def done(self) -> bool:
         """True if it is there, or will never be."""
-        return self._result is not None or self._error is not None or self._cancelled
+        return self._result is not None or self._error is not None
 
     def cancelled(self) -> bool:
         """True if nobody wanted it any more."""
-        return self._cancelled
+        return isinstance(self._error, asyncio.CancelledError)
 
     def exception(self) -> BaseException | None:
         """What was raised instead."""
@@ -85,13 +86,9 @@ class Reply:
 
     def result(self) -> Any:
         """The answer; raises what was raised instead."""
-        if self._result is None:
+        if self._error is not None:
             try:
-                if self._error is not None:
-                    raise self._error
-                if self._cancelled:
-                    raise asyncio.CancelledError
+                raise self._error
             finally:
                 del self  # which has the error, whose traceback has this frame
-            return None
         return self._result

@@ -179,13 +179,6 @@ class Response(Reply):
         """True once the app has sent the last of it."""
         return self._next == _NOTHING
 
-    def settle(self, result: Any) -> bool:
-        """Answers; False if nobody waits for it any more."""
-        if self._result is not None or self._error is not None or self._cancelled:
-            return False
-        self.set_result(result)
-        return True
-
     async def send(self, message: Message) -> None:
         """Takes a message of the app.
 
@@ -195,7 +188,7 @@ class Response(Reply):
         """
         kind = message["type"]
         expected = self._next
-        if self._cancelled and expected <= _BODY:
+        if self.cancelled() and expected <= _BODY:
             raise _gone()
         if expected == _BODY and kind == self._types[1]:
             if message.get("more_body"):

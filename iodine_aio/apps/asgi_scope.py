@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from iodine_aio.errors import ClientGoneError, UsageError
 from iodine_aio.wire.environ import Env
+from iodine_aio.wire.memo import HeadMemo
 from iodine_aio.wire.request_line import split_target
 from iodine_aio.wire.response import ResponseHead, make_raw_head
 
@@ -17,6 +18,8 @@ State = dict[str, Any]
 RawFields = list[tuple[bytes, bytes]]
 
 SPEC_VERSION: Final = "2.4"
+
+_HEADS: Final = HeadMemo(make_raw_head)
 
 
 def make_http_scope(env: Env, state: State) -> Scope:
@@ -97,7 +100,7 @@ def read_head(message: Message) -> ResponseHead:
         ResponseError: they, or its status, cannot be sent.
     """
     try:
-        return make_raw_head(message["status"], message.get("headers", ()))
+        return _HEADS.find(message["status"], message.get("headers", ()))
     except (AttributeError, TypeError, ValueError) as error:
         raise UsageError(f"headers of {message['type']} must be pairs of bytes: {error}") from error
 

@@ -12,8 +12,8 @@ from typing import Any, Final, Literal
 from iodine_aio.apps.application import Application, Host
 from iodine_aio.apps.asgi import is_double_callable, make_application
 from iodine_aio.apps.files import StaticFiles
-from iodine_aio.apps.threads import ThreadedApp
-from iodine_aio.apps.wsgi import WSGI_ENV, WSGIApp
+from iodine_aio.apps.threads import Delivery, PlainDelivery, ThreadedApp
+from iodine_aio.apps.wsgi import WSGI_ENV, WSGIApp, WSGIDelivery
 from iodine_aio.errors import UsageError
 from iodine_aio.settings import DEFAULT_THREADS, Settings
 from iodine_aio.wire.environ import Env
@@ -63,22 +63,26 @@ def _build(app: Any, settings: Settings, host: Host) -> Application:
 
 def _build_iodine(app: App, settings: Settings, host: Host) -> Application:
     if settings.thread_count and not _is_async(app):
-        return _run_in_threads(app, {}, settings, host)
+        return _run_in_threads(app, PlainDelivery, {}, settings, host)
     return Application(app)
 
 
 def _build_wsgi(app: Callable[..., Any], settings: Settings, host: Host) -> Application:
     count = settings.thread_count
     if DEFAULT_THREADS if count is None else count:
-        return _run_in_threads(WSGIApp(app), WSGI_ENV, settings, host)
+        return _run_in_threads(app, WSGIDelivery, WSGI_ENV, settings, host)
     return Application(WSGIApp(app), env=WSGI_ENV)
 
 
 def _run_in_threads(
-    app: Callable[..., Any], env: Env, settings: Settings, host: Host
+    app: Callable[..., Any],
+    make_delivery: type[Delivery],
+    env: Env,
+    settings: Settings,
+    host: Host,
 ) -> Application:
     return Application(
-        ThreadedApp(app, host, settings),
+        ThreadedApp(app, make_delivery, host, settings),
         callbacks_in_pool=True,
         env={**env, "wsgi.multithread": True, "rack.multithread": True},
     )

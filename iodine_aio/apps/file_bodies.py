@@ -45,8 +45,8 @@ class FileBodies:
         """
         file: Any
         offset = 0
-        if head.sendfile is not None and self._folders:
-            text, head = head.sendfile, _without_name(head)
+        if head.directives.sendfile is not None and self._folders:
+            text, head = head.directives.sendfile, _without_name(head)
             if head.status in (204, 205, 304):
                 return head, b""
             file, status, name = self._open_permitted(text)

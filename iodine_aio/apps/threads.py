@@ -28,16 +28,18 @@ _WHOLE: Final = (bytes, str, list, tuple, bytearray, memoryview)
 
 
 class ThreadedApp:
-    """Calls a plain `app(env)` in the pool.
+    """Calls a blocking app in the pool.
 
-    An app that can answer before it returns has `respond(env, delivery)`, which is called
-    instead.
+    Args:
+        make_delivery: how the app is called, and what it says is read: a subclass of
+            `Delivery`.
     """
 
-    def __init__(self, app: Any, host: Host, settings: Settings) -> None:
-        self._respond: Final[Callable[[Env, Delivery], None]] = getattr(
-            app, "respond", None
-        ) or Responder(app)
+    def __init__(
+        self, app: Any, make_delivery: "type[Delivery]", host: Host, settings: Settings
+    ) -> None:
+        self._app: Final = app
+        self._make_delivery: Final = make_delivery
         self._host: Final = host
         self._settings: Final = settings
         self._calls: list[tuple[contextvars.Context, Env, Delivery]] = []  # of this turn
@@ -51,7 +53,7 @@ class ThreadedApp:
             return answer_busy(self._host.busy_page)
         if not calls:
             self._host.loop.call_soon(self._submit)
-        delivery = Delivery(self._host, self._settings)
+        delivery = self._make_delivery(self._host, self._settings)
         calls.append((contextvars.copy_context(), env, delivery))
         return delivery
 
@@ -69,7 +71,7 @@ class ThreadedApp:
         if delivery.done():  # its client has gone while it waited
             return
         try:
-            context.run(self._respond, env, delivery)
+            context.run(delivery.respond, self._app, env)
         except BaseException as error:  # whatever it is, its client waits for an answer
             delivery.fail(error)
 
@@ -77,23 +79,30 @@ class ThreadedApp:
 class Delivery(Reply):
     """Brings what a thread makes of one request to the loop."""
 
-    __slots__ = ("_body", "_host", "_settings", "sent")
+    __slots__ = ("_body", "_host", "_sent", "_settings")
 
     def __init__(self, host: Host, settings: Settings) -> None:
-        Reply.__init__(self)  # super() costs more
+        # As Reply does; a call of its own would be the most of it.
+        self._result = self._error = self._listener = None
         self._host = host
         self._settings = settings
         self._body: ThreadedBody | None = None
-        self.sent = False
+        self._sent = False  # the head is on its way
+
+    # In the thread.
+
+    def respond(self, app: Any, env: Env) -> None:
+        """Calls the app, and has its response on its way as soon as there is something of it."""
+        raise NotImplementedError
 
     def send(self, result: Any) -> None:
         """The response, all of it."""
-        self.sent = True
+        self._sent = True
         self._host.post(_settle, self, result)
 
     def stream(self, status: Any, headers: Any) -> "ThreadedBody":
         """The response's head; its body is written to what is returned."""
-        self.sent = True
+        self._sent = True
         self._body = body = ThreadedBody(self._host, self._settings)
         if not self._host.post(_settle, self, (status, headers, body)):
             body.close()
@@ -103,10 +112,38 @@ class Delivery(Reply):
         """The app raised: there is no response, or only a part of one."""
         if self._body is not None and not self._body.ended:
             self._body.finish(error)
-        elif not self.sent:
+        elif not self._sent:
             self._host.post(_fail, self, error)
         else:
             error_log.error("the app raised after its response", exc_info=error)
+
+
+class PlainDelivery(Delivery):
+    """Of a plain `app(env)`."""
+
+    __slots__ = ()
+
+    def respond(self, app: Callable[[Env], Any], env: Env) -> None:
+        result = app(env)
+        body = result[2] if isinstance(result, (tuple, list)) and len(result) == 3 else None
+        if (
+            body is None
+            or isinstance(body, _WHOLE)
+            or not hasattr(body, "__iter__")
+            or hasattr(body, "read")
+            or isinstance(body, dict)  # not a body at all
+        ):
+            self.send(result)
+            return
+        try:
+            target = self.stream(result[0], result[1])
+            if env["REQUEST_METHOD"] != "HEAD":
+                for piece in body:
+                    if data := _bytes_of(piece):
+                        target.write(data)
+            target.finish()
+        finally:
+            close_iterable(body)
 
 
 class ThreadedBody:
@@ -247,35 +284,6 @@ class ThreadedBody:
             _fail(done, self._error)
 
 
-class Responder:
-    """Calls a plain `app(env)`, in the thread that it is called in."""
-
-    def __init__(self, app: Callable[[Env], Any]) -> None:
-        self._app: Final = app
-
-    def __call__(self, env: Env, delivery: Delivery) -> None:
-        result = self._app(env)
-        body = result[2] if isinstance(result, (tuple, list)) and len(result) == 3 else None
-        if (
-            body is None
-            or isinstance(body, _WHOLE)
-            or not hasattr(body, "__iter__")
-            or hasattr(body, "read")
-            or isinstance(body, dict)  # not a body at all
-        ):
-            delivery.send(result)
-            return
-        try:
-            target = delivery.stream(result[0], result[1])
-            if env["REQUEST_METHOD"] != "HEAD":
-                for piece in body:
-                    if data := _bytes_of(piece):
-                        target.write(data)
-            target.finish()
-        finally:
-            close_iterable(body)
-
-
 def _bytes_of(piece: Any) -> bytes:
     if isinstance(piece, str):
         return piece.encode()
@@ -293,17 +301,13 @@ def close_iterable(iterable: Any) -> None:
 
 
 def _settle(reply: Reply, result: Any) -> None:
-    if type(result) is tuple and not reply.done():
-        reply.set_result(result)
-    elif reply.done():
+    if type(result) is not tuple and inspect.isawaitable(result) and not reply.done():
+        asyncio.ensure_future(result).add_done_callback(lambda task: _copy(task, reply))
+    elif not reply.settle(result):
         # The client went away while the app was at work: nobody reads the body.
         body: Any = result[2] if isinstance(result, (tuple, list)) and len(result) == 3 else None
         if hasattr(body, "close"):
             body.close()
-    elif inspect.isawaitable(result):
-        asyncio.ensure_future(result).add_done_callback(lambda task: _copy(task, reply))
-    else:
-        reply.set_result(result)
 
 
 def _copy(task: "asyncio.Future[Any]", reply: Reply) -> None:

@@ -7,10 +7,10 @@ when the app has returned its iterable.
 
 import contextvars
 from collections.abc import Callable, Iterator
-from typing import Any, Final, Protocol, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from iodine_aio.apps.file_bodies import find_regular
-from iodine_aio.apps.threads import Delivery, ThreadedBody, close_iterable
+from iodine_aio.apps.threads import Delivery, close_iterable
 from iodine_aio.errors import UsageError
 from iodine_aio.wire.environ import Env
 from iodine_aio.wire.segments import FileBody
@@ -61,13 +61,6 @@ class FileWrapper:
         return FileBody(self.filelike, [(position, stop)])
 
 
-class Outgoing(Protocol):
-    """Where a response goes while its app may still be at work."""
-
-    def send(self, result: Any) -> None: ...
-    def stream(self, status: Any, headers: Any) -> ThreadedBody: ...
-
-
 # What WSGI says of every request and no other kind of app does.
 WSGI_ENV: Final[Env] = {"wsgi.file_wrapper": FileWrapper}
 
@@ -91,32 +84,24 @@ class WSGIApp:
         return context.run(self._respond_at_once, env, context)
 
     def _respond_at_once(self, env: Env, context: contextvars.Context) -> Any:
-        response = WSGIResponse(None)
+        response = _Collected()
         iterable = self._app(env, response.start_response)
         return response.collect(iterable, context)
 
-    def respond(self, env: Env, delivery: Delivery) -> None:
-        """In a thread: the response is on its way as soon as there is something of it."""
-        response = WSGIResponse(delivery)
-        response.deliver(self._app(env, response.start_response))
 
+class _Said:
+    """What an app says of its response, and whether it comes with all of it.
 
-class WSGIResponse:
-    """One response, from `start_response` on.
-
-    Args:
-        outgoing: None: everything is kept until `collect`.
+    Attributes:
+        _sent: the head is on its way, or as good as that.
     """
 
-    __slots__ = ("_body", "_headers", "_kept", "_outgoing", "_sent", "_status")
+    if not TYPE_CHECKING:  # mypy takes these for all that a method may assign to
+        __slots__ = ()
 
-    def __init__(self, outgoing: Outgoing | None) -> None:
-        self._outgoing = outgoing
-        self._status: str | None = None
-        self._headers: Headers | tuple[()] = ()
-        self._sent = False  # the head is on its way, or as good as that
-        self._kept: list[bytes] | None = None  # what write() was given on the loop
-        self._body: ThreadedBody | None = None
+    _headers: Headers | tuple[()]
+    _sent: bool
+    _status: str | None
 
     def start_response(
         self, status: str, headers: Headers, exc_info: Any = None
@@ -151,67 +136,7 @@ class WSGIResponse:
             UsageError: `data` is not bytes.
             ClientGoneError: nobody is there to read it.
         """
-        piece = _checked(data)
-        if self._outgoing is None:
-            # What was written cannot be taken back, whether it has left or not.
-            self._sent = True
-            if self._kept is None:
-                self._kept = []
-            self._kept.append(piece)
-        else:
-            if self._body is None:
-                self._body = self._begin(self._outgoing)
-            if piece:
-                self._body.write(piece)
-
-    def deliver(self, iterable: Any) -> None:
-        """In a thread: sends what the app returned, closes it, and is done."""
-        assert self._outgoing is not None
-        try:
-            if self._body is None and (whole := self._whole(iterable)) is not None:
-                if type(whole) is FileBody:
-                    iterable = None  # closed by who sends it
-                self._outgoing.send((self._status, self._headers, whole))
-                return
-            announced = self._announced()
-            for piece in iterable:
-                if type(piece) is not bytes:
-                    _checked(piece)
-                if not piece:
-                    continue
-                if self._body is None:
-                    if announced is not None and len(piece) >= announced:
-                        # "should stop iterating over the response when enough data has been
-                        # sent" - PEP 3333: it leaves with its head, by one hop.
-                        self._outgoing.send((self._said(), self._headers, piece))
-                        return
-                    self._body = self._begin(self._outgoing)
-                self._body.write(piece)
-            if self._body is None:
-                self._outgoing.send((self._said(), self._headers, b""))
-            else:
-                self._body.finish()
-        finally:
-            close_iterable(iterable)
-
-    def collect(self, iterable: Any, context: contextvars.Context) -> tuple[str, Any, Any]:
-        """On the loop, in `context`: the response that the app returned."""
-        if self._kept is None and (whole := self._whole(iterable)) is not None:
-            if type(whole) is not FileBody:
-                close_iterable(iterable)
-            return self._said(), self._headers, whole
-        rest = _Rest(iterable, self._kept or [], context)
-        try:
-            begun = rest.begin()
-            status, announced = self._said(), self._announced()
-            if not begun or (announced is not None and len(begun) >= announced):
-                close_iterable(iterable)
-                return status, self._headers, begun
-            self._sent = True
-            return status, self._headers, rest
-        except BaseException:
-            close_iterable(iterable)
-            raise
+        raise NotImplementedError
 
     def _whole(self, iterable: Any) -> Any:
         """A body that nobody has to wait for; None if its pieces have to be asked for."""
@@ -231,11 +156,6 @@ class WSGIResponse:
             return body
         return None
 
-    def _begin(self, outgoing: Outgoing) -> ThreadedBody:
-        status = self._said()
-        self._sent = True
-        return outgoing.stream(status, self._headers)
-
     def _said(self) -> str:
         if self._status is None:
             raise UsageError("the app has not called start_response")
@@ -243,9 +163,93 @@ class WSGIResponse:
 
     def _announced(self) -> int | None:
         for name, value in self._headers:
-            if name == "Content-Length" or name.lower() == "content-length":
+            # Its length first, which costs less than another spelling of it.
+            if len(name) == 14 and name.lower() == "content-length":
                 return int(value) if value.isascii() and value.isdigit() else None
         return None
+
+
+class WSGIDelivery(_Said, Delivery):
+    """A response that leaves its thread as soon as there is something of it."""
+
+    __slots__ = ("_headers", "_status")
+
+    def respond(self, app: Callable[..., Any], env: Env) -> None:
+        self._status = None
+        self._headers = ()
+        iterable = app(env, self.start_response)
+        try:
+            if self._body is None and (whole := self._whole(iterable)) is not None:
+                if type(whole) is FileBody:
+                    iterable = None  # closed by who sends it
+                self.send((self._status, self._headers, whole))
+                return
+            announced = self._announced()
+            for piece in iterable:
+                if type(piece) is not bytes:
+                    _checked(piece)
+                if not piece:
+                    continue
+                if self._body is None:
+                    if announced is not None and len(piece) >= announced:
+                        # "should stop iterating over the response when enough data has been
+                        # sent" - PEP 3333: it leaves with its head, by one hop.
+                        self.send((self._said(), self._headers, piece))
+                        return
+                    self.stream(self._said(), self._headers).write(piece)
+                else:
+                    self._body.write(piece)
+            if self._body is None:
+                self.send((self._said(), self._headers, b""))
+            else:
+                self._body.finish()
+        finally:
+            close_iterable(iterable)
+
+    def write(self, data: bytes) -> None:
+        piece = _checked(data)
+        body = self._body or self.stream(self._said(), self._headers)
+        if piece:
+            body.write(piece)
+
+
+class _Collected(_Said):
+    """A response that is kept until its app has returned."""
+
+    __slots__ = ("_headers", "_kept", "_sent", "_status")
+
+    def __init__(self) -> None:
+        self._status = None
+        self._headers = ()
+        self._sent = False
+        self._kept: list[bytes] | None = None  # what write() was given
+
+    def write(self, data: bytes) -> None:
+        piece = _checked(data)
+        # What was written cannot be taken back, whether it has left or not.
+        self._sent = True
+        if self._kept is None:
+            self._kept = []
+        self._kept.append(piece)
+
+    def collect(self, iterable: Any, context: contextvars.Context) -> tuple[str, Any, Any]:
+        """In `context`: the response that the app returned."""
+        if self._kept is None and (whole := self._whole(iterable)) is not None:
+            if type(whole) is not FileBody:
+                close_iterable(iterable)
+            return self._said(), self._headers, whole
+        rest = _Rest(iterable, self._kept or [], context)
+        try:
+            begun = rest.begin()
+            status, announced = self._said(), self._announced()
+            if not begun or (announced is not None and len(begun) >= announced):
+                close_iterable(iterable)
+                return status, self._headers, begun
+            self._sent = True
+            return status, self._headers, rest
+        except BaseException:
+            close_iterable(iterable)
+            raise
 
 
 class _Rest:

@@ -37,8 +37,11 @@ from iodine_aio.protocols.upgrade import (
 from iodine_aio.replies import Reply
 from iodine_aio.wire.environ import Env
 from iodine_aio.wire.framing import Framing
-from iodine_aio.wire.response import ResponseHead, make_head
+from iodine_aio.wire.memo import HeadMemo
+from iodine_aio.wire.response import NO_DIRECTIVES, ResponseHead, make_head
 from iodine_aio.wire.segments import FileBody
+
+_HEADS: Final = HeadMemo(make_head)
 
 _EXPLANATIONS: Final = {
     405: [("Allow", "GET")],
@@ -96,27 +99,21 @@ class Answering(Responding):
             self.answer(result)
 
     def _wait_for(self, task: "asyncio.Future[Any] | Reply") -> None:
+        if self._state != GONE:  # as it is where it was hijacked at once
+            self._state = ANSWERING
+            self.deadline = NEVER if self._body is None else self.answer_deadline()
+            self._task = task
         if task.done():
-            self._take_result(task)
+            self._task_done(task)
         else:
-            if self._state != GONE:  # as it is where it was hijacked at once
-                self._state = ANSWERING
-                self.deadline = NEVER if self._body is None else self.answer_deadline()
-                self._task = task
             task.add_done_callback(self._task_done)
 
     def _task_done(self, task: "asyncio.Future[Any] | Reply") -> None:
-        if self._task is not task:  # its client is gone, or was refused
-            if not task.cancelled():
-                self._take_result(task)
+        if self._task is task:
+            self._task = None
+            self._state = READING
+        elif task.cancelled():  # its client is gone, or was refused
             return
-        self._task = None
-        self._state = READING
-        self._take_result(task)
-        if self._output and not self._in_turn:
-            self.flush_soon()
-
-    def _take_result(self, task: "asyncio.Future[Any] | Reply") -> None:
         try:
             result = task.result()
         except asyncio.CancelledError:
@@ -125,38 +122,32 @@ class Answering(Responding):
             self.fail(error)
         else:
             self.answer(result)
+        if self._output and not self._in_turn:
+            self.service.turn_end.add(self)
 
     def answer(self, result: Any) -> None:
         """Answers the request in hand by `(status, headers, body)`."""
         env = self._env
         body: Any = None
-        if env is None or self._state == GONE:
+        if env is None:  # as it is where the client is gone
             drop_result(self.service, result)
             return
         try:
-            if type(result) is not tuple and not isinstance(result, (tuple, list)):
-                raise ResponseError(
-                    f"the app returned {type(result).__name__}, must return (status, headers, body)"
-                )
-            if len(result) != 3:
-                raise ResponseError(
-                    f"the app returned {len(result)} values, must return (status, headers, body)"
-                )
+            if type(result) is not tuple or len(result) != 3:
+                result = _check_result(result)
             status, headers, body = result
-            head = headers if type(headers) is ResponseHead else make_head(status, headers)
+            head = headers if type(headers) is ResponseHead else _HEADS.find(status, headers)
             if len(head.block) > self.service.settings.max_head_bytes:
                 raise ResponseError(
                     f"response head longer than {self.service.settings.max_head_bytes} bytes"
                 )
             choice = find_choice(env, self._offer)
-            if choice is not None and not choice.stands(head.status):
-                choice = None
-            if choice is None and not 200 <= head.status <= 599:
-                raise ResponseError(f"status is {head.status}, must be 200 to 599")
-            if choice is not None:
+            if choice is not None and choice.stands(head.status):
                 self._upgrade(choice, head, body)
-            else:
+            elif 200 <= head.status <= 599:
                 self._respond(env, head, body)
+            else:
+                raise ResponseError(f"status is {head.status}, must be 200 to 599")
         except KeyboardInterrupt:
             raise
         except BaseException as error:
@@ -164,22 +155,11 @@ class Answering(Responding):
             self.fail(error)
 
     def _respond(self, env: Env, head: ResponseHead, body: Any) -> None:
+        if head.directives is not NO_DIRECTIVES and self._obey(env, head, body):
+            return
         head_only = env["REQUEST_METHOD"] == "HEAD"
         status = head.status
-        if head.close:
-            self._keep_alive = False
-        if head.hijack is not None:
-            if not callable(head.hijack):
-                raise ResponseError(
-                    f"rack.hijack is {type(head.hijack).__name__}, must be callable"
-                )
-            close_body(self.service, body)
-            self._keep_alive = False
-            self._stream(head, StreamSender(self, head.hijack, Framing(None, False), lasting=True))
-            return
-        if head.sendfile is not None and self._respond_represented(env, head, body):
-            return
-        if status in (204, 205, 304):
+        if status in {204, 205, 304}:
             # "any response with a 1xx, 204, or 304 status code is always terminated by the
             # first empty line after the header fields" - RFC 9112, 6.3
             length = head.content_length if status == 304 else None
@@ -219,6 +199,23 @@ class Answering(Responding):
         if type(body) is not bytes:
             close_body(self.service, body)
         self.response_ended()
+
+    def _obey(self, env: Env, head: ResponseHead, body: Any) -> bool:
+        """Does what the fields ask of the server; True if that was all of the answer."""
+        directives = head.directives
+        if directives.close:
+            self._keep_alive = False
+        if directives.hijack is not None:
+            if not callable(directives.hijack):
+                raise ResponseError(
+                    f"rack.hijack is {type(directives.hijack).__name__}, must be callable"
+                )
+            close_body(self.service, body)
+            self._keep_alive = False
+            framing = Framing(None, False)
+            self._stream(head, StreamSender(self, directives.hijack, framing, lasting=True))
+            return True
+        return directives.sendfile is not None and self._respond_represented(env, head, body)
 
     def _respond_represented(self, env: Env, head: ResponseHead, body: Any) -> bool:
         """Sends a file that the app returned or named; False if it did neither."""
@@ -337,3 +334,15 @@ def drop_result(service: Service, result: object) -> None:
     """Nobody is there to read what the app returned, but a body is closed in every case."""
     if isinstance(result, (tuple, list)) and len(result) == 3:
         close_body(service, result[2])
+
+
+def _check_result(result: Any) -> Any:
+    if not isinstance(result, (tuple, list)):
+        raise ResponseError(
+            f"the app returned {type(result).__name__}, must return (status, headers, body)"
+        )
+    if len(result) != 3:
+        raise ResponseError(
+            f"the app returned {len(result)} values, must return (status, headers, body)"
+        )
+    return result

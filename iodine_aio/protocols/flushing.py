@@ -17,8 +17,8 @@ MAX_SECONDS: Final = 0.001  # what an answer waits for the others of its turn, a
 class Flushed(Protocol):
     """What keeps something back."""
 
-    def flush_late(self) -> None:
-        """Writes it."""
+    def flush(self) -> None:
+        """Writes it, if that was not done meanwhile."""
 
 
 class TurnEnd:
@@ -28,14 +28,15 @@ class TurnEnd:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop: Final = loop
-        self._waiting: list[Flushed] = []
+        self._waiting: dict[Flushed, None] = {}  # a set, in their order
         self._since = 0.0
 
     def add(self, connection: Flushed) -> None:
         """Flushes `connection` at the end of this turn, or at once if others wait for long."""
         waiting = self._waiting
-        waiting.append(connection)
-        if len(waiting) == 1:
+        first = not waiting
+        waiting[connection] = None
+        if first:
             self._since = monotonic()
             self._loop.call_soon(self.flush)
         elif len(waiting) >= MAX_CONNECTIONS or monotonic() - self._since > MAX_SECONDS:
@@ -43,9 +44,9 @@ class TurnEnd:
 
     def flush(self) -> None:
         """Flushes them all."""
-        waiting, self._waiting = self._waiting, []
+        waiting, self._waiting = self._waiting, {}
         for connection in waiting:
             try:
-                connection.flush_late()
+                connection.flush()
             except Exception as error:  # the others are to be answered all the same
                 error_log.error("%r was not written to", connection, exc_info=error)

@@ -51,7 +51,7 @@ class HeadParser:
             ProtocolError: 400, 501 or 505.
         """
         try:
-            method, target, version = parse_request_line(head[: head.index(b"\r\n")])
+            method, target, version = parse_request_line(head.partition(b"\r\n")[0])
         except ProtocolError:
             _refuse_http2(head)
             raise

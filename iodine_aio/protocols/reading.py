@@ -83,34 +83,34 @@ class Reading(Answering):
         """
         self._in_turn = True
         self._unread = data
-        self._position = 0
+        self._position = position = 0
         size = len(data)
-        settings = self.service.settings
-        max_head_bytes = settings.max_head_bytes
-        handled = position = 0
+        max_head_bytes = self.service.settings.max_head_bytes
+        handled = 0
         try:
-            while self._position < size and self._state == READING and not self.paused:
+            while position < size and self._state == READING and not self.paused:
                 if handled == MAX_TURN:
                     self.service.loop.call_soon(self._go_on)
                     break
                 handled += 1
-                position = self._position
                 if self._body is not None:
                     self._read_whole(self._body, data[position : position + SLICE_BYTES])
+                    position = self._position
                     continue
-                if data[position] <= 13 and not self._skip_empty_lines(data):
-                    break
-                position = self._position
+                if data[position] <= 13:
+                    if not self._skip_empty_lines(data):
+                        break
+                    position = self._position
                 end = data.find(b"\r\n\r\n", position) + 4
                 if end < 4 or end - position > max_head_bytes:
-                    if position < size:
-                        window = data[position : position + max_head_bytes + 1]
-                        check_partial_head(window, max_head_bytes)
+                    window = data[position : position + max_head_bytes + 1]
+                    check_partial_head(window, max_head_bytes)
                     break
                 self._position = end
-                head = data if end == size and position == 0 else data[position:end]
                 self._empty_lines = 0
+                head = data if end - position == size else data[position:end]
                 self._begin(self.service.heads.parse(head, self._template))
+                position = self._position  # what it read of a body is behind it, too
         except ProtocolError as error:
             head_only = data.startswith(b"HEAD ", position)
             self._drop_body()
@@ -129,7 +129,7 @@ class Reading(Answering):
         state = self._state
         if self._output:
             if state == READING:
-                self.flush_soon()
+                self.service.turn_end.add(self)
             else:  # what was said so far shall have left, whatever becomes of the rest
                 self.flush()
         if state == CLOSING:

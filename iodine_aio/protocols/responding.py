@@ -40,7 +40,6 @@ class Responding(asyncio.Protocol):
     __slots__ = (
         "_body",
         "_env",
-        "_flushes",
         "_in_turn",
         "_keep_alive",
         "_kept",
@@ -63,7 +62,6 @@ class Responding(asyncio.Protocol):
         self._in_turn = False
         self._output: list[bytes] = []
         self._kept = 0
-        self._flushes = False  # when this turn of the loop is over
         self._unsent = 0
         self._keep_alive = True
         self._body: WholeBody | RequestStream | None = None  # until its request is answered
@@ -106,19 +104,8 @@ class Responding(asyncio.Protocol):
         self._kept += len(data)
         if self._kept >= FLUSH_BYTES:
             self.flush()
-        elif not self._flushes:
-            self.flush_soon()
-
-    def flush_soon(self) -> None:
-        """Writes what was kept back when this turn of the loop is over."""
-        if not self._flushes:
-            self._flushes = True
+        else:
             self.service.turn_end.add(self)
-
-    def flush_late(self) -> None:
-        """Is called when this turn of the loop is over."""
-        self._flushes = False
-        self.flush()
 
     def find_empty_socket(self) -> int:
         """The descriptor to which bytes may be sent past the transport; -1: there is none.
@@ -170,7 +157,7 @@ class Responding(asyncio.Protocol):
             self._keep_alive = False
         keep_alive = self._keep_alive = self._keep_alive and not self.service.stopping
         assert self._env is not None or not keep_alive
-        date = "" if head.dated else self.service.clock.date_line
+        date = "" if head.directives.dated else self.service.clock.date_line
         if not keep_alive:
             connection = "Connection: close\r\n"
         elif self._env["SERVER_PROTOCOL"] == "HTTP/1.0":  # type: ignore[index]

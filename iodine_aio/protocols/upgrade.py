@@ -164,7 +164,9 @@ def make_successor(service: Service, choice: Choice, env: Env) -> Successor:
 
 def encode_stream(head: ResponseHead, env: Env, date_line: str) -> str:
     """The head of an event stream, with the app's own fields."""
-    return encode_stream_head(head.block, "" if head.dated else date_line, is_chunked(env))
+    return encode_stream_head(
+        head.block, "" if head.directives.dated else date_line, is_chunked(env)
+    )
 
 
 def encode_101(head: ResponseHead, env: Env, kind: str, date_line: str) -> str:
@@ -175,7 +177,7 @@ def encode_101(head: ResponseHead, env: Env, kind: str, date_line: str) -> str:
     else:
         protocol = env["HTTP_UPGRADE"].partition(",")[0].strip(" \t")
         proof = ""
-    date = "" if head.dated else date_line
+    date = "" if head.directives.dated else date_line
     return (
         "HTTP/1.1 101 Switching Protocols\r\n"
         f"Upgrade: {protocol}\r\nConnection: Upgrade\r\n{proof}"

@@ -5,6 +5,7 @@ contradicts its own length, reaches the wire.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -92,6 +93,26 @@ _KNOWN_BYTES: Final = {name.encode(): kind for name, kind in _KNOWN.items() if k
 Headers = Mapping[str, str | list[str]] | Iterable[tuple[str, str | list[str]]]
 
 
+@dataclass(slots=True)
+class Directives:
+    """What an app's fields ask of the server, beside what they tell the client.
+
+    Attributes:
+        close: the connection is to be closed.
+        dated: the app sent its own Date.
+        hijack: the callable of a `rack.hijack` field, or None.
+        sendfile: the path of an X-Sendfile field, or None; it is in the head's block, too.
+    """
+
+    close: bool = False
+    dated: bool = False
+    hijack: Callable[[Any], object] | None = None
+    sendfile: str | None = None
+
+
+NO_DIRECTIVES: Final = Directives()  # as nearly every head has
+
+
 class ResponseHead:
     """What an app said about its response, checked.
 
@@ -100,32 +121,22 @@ class ResponseHead:
         status_line: with its CRLF.
         block: the field lines that go out as they are, each with its CRLF.
         content_length: the app's own, or None.
-        close: the app asked for the connection to be closed.
-        dated: the app sent its own Date.
-        hijack: the callable of a `rack.hijack` field, or None.
-        sendfile: the path of an X-Sendfile field, or None; it is in `block`, too.
+        directives: `NO_DIRECTIVES` where there are none.
     """
 
-    __slots__ = (
-        "block",
-        "close",
-        "content_length",
-        "dated",
-        "hijack",
-        "sendfile",
-        "status",
-        "status_line",
-    )
+    __slots__ = ("block", "content_length", "directives", "status", "status_line")
 
-    def __init__(self, status: int, status_line: str) -> None:
-        self.status = status
-        self.status_line = status_line
+    def __init__(self, status: object) -> None:
+        self.status, self.status_line = parse_status(status)
         self.block = ""
         self.content_length: int | None = None
-        self.close = False
-        self.dated = False
-        self.hijack: Callable[[Any], object] | None = None
-        self.sendfile: str | None = None
+        self.directives = NO_DIRECTIVES
+
+    def give_directives(self) -> Directives:
+        """Its own, to be written to."""
+        if self.directives is NO_DIRECTIVES:
+            self.directives = Directives()
+        return self.directives
 
     def fields(self) -> list[tuple[str, str]]:
         """Names and values of `block`."""
@@ -174,7 +185,7 @@ def make_head(status: object, headers: Headers) -> ResponseHead:
     Raises:
         ResponseError: the status, a name or a value cannot be sent.
     """
-    head = ResponseHead(*parse_status(status))
+    head = ResponseHead(status)
     lines: list[str] = []
     pairs: Iterable[tuple[Any, Any]]
     if type(headers) is list:  # the usual kind, found without asking an abstract class
@@ -197,7 +208,7 @@ def make_head(status: object, headers: Headers) -> ResponseHead:
                     head.content_length = int(value)  # as nearly every response has it
                     continue
                 if kind == _HIJACK:
-                    head.hijack = value  # type: ignore[assignment]
+                    head.give_directives().hijack = value  # type: ignore[assignment]
                     continue
                 value = _file_special(head, kind, name, value)
                 if value is None:
@@ -230,7 +241,7 @@ def make_raw_head(status: object, pairs: Iterable[tuple[bytes, bytes]]) -> Respo
         ResponseError: as `make_head` does.
         AttributeError, TypeError, ValueError: they are no pairs of bytes.
     """
-    head = ResponseHead(*parse_status(status))
+    head = ResponseHead(status)
     lines: list[bytes] = []
     for name, value in pairs:
         kind = _KNOWN_BYTES.get(name)
@@ -275,16 +286,17 @@ def _file_special(head: ResponseHead, kind: int, name: str, value: Any) -> Any:
         return None
     if kind == _CONNECTION:
         tokens = list_members(", ".join(_members(name, value)))
-        head.close = head.close or "close" in tokens
+        if "close" in tokens:
+            head.give_directives().close = True
         # "A sender of Upgrade MUST also send an 'Upgrade' connection option"
         # - RFC 9110, 7.8. Every other option is hop by hop, and so ours.
         return "upgrade" if "upgrade" in tokens else None
     if kind == _FRAMING:
         return None
     if kind == _SENDFILE:
-        head.sendfile = _members(name, value)[0]
+        head.give_directives().sendfile = _members(name, value)[0]
     if kind == _DATE:
-        head.dated = True
+        head.give_directives().dated = True
     return value
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from iodine_aio.apps.threads import ThreadedApp
+from iodine_aio.apps.threads import PlainDelivery, ThreadedApp
 from iodine_aio.errors import UsageError
 from iodine_aio.settings import Settings
 
@@ -41,7 +41,7 @@ class Desk:
 
 
 def make_app(pool: Jobs, **options: Any) -> ThreadedApp:
-    return ThreadedApp(lambda env: None, Desk(pool), Settings(**options))  # type: ignore[arg-type]
+    return ThreadedApp(lambda env: None, PlainDelivery, Desk(pool), Settings(**options))  # type: ignore[arg-type]
 
 
 async def test_requests_of_one_turn_come_to_the_pool_together():
@@ -82,7 +82,7 @@ async def test_request_that_the_pool_refuses_fails():
 async def test_response_is_told_of_within_the_call_that_brings_it():
     """Its connection does not wait for another turn of the loop."""
     pool = Jobs()
-    app = ThreadedApp(lambda env: (200, {}, b"x"), Desk(pool), Settings())  # type: ignore[arg-type]
+    app = ThreadedApp(lambda env: (200, {}, b"x"), PlainDelivery, Desk(pool), Settings())  # type: ignore[arg-type]
     heard: list[Any] = []
     app({}).add_done_callback(lambda reply: heard.append(reply.result()))
     await asyncio.sleep(0)

@@ -28,7 +28,7 @@ class Connection:
         self.flushed = flushed
         self.error = error
 
-    def flush_late(self) -> None:
+    def flush(self) -> None:
         self.flushed.append(self)
         if self.error is not None:
             raise self.error

@@ -162,7 +162,7 @@ def test_connection_close_is_obeyed(value):
     """The app may ask for the end of the connection (RFC 9112, 9.6)."""
     head = head_of({"Connection": value})
 
-    assert head.close
+    assert head.directives.close
     assert head.block == ""
 
 
@@ -171,21 +171,21 @@ def test_other_connection_options_are_left_out(value):
     """They are hop by hop, and so the server's (RFC 9110, 7.6.1)."""
     head = head_of({"Connection": value})
 
-    assert not head.close
+    assert not head.directives.close
     assert head.block == ""
 
 
 def test_date_of_the_app_is_noted():
     """A Date is not sent twice (RFC 9110, 6.6.1)."""
-    assert head_of({"date": "Sun, 06 Nov 1994 08:49:37 GMT"}).dated
-    assert not head_of({"X-Date": "x"}).dated
+    assert head_of({"date": "Sun, 06 Nov 1994 08:49:37 GMT"}).directives.dated
+    assert not head_of({"X-Date": "x"}).directives.dated
 
 
 def test_hijack_is_no_field():
     """rack.hijack is a callable, and never on the wire (Rack, "Hijacking")."""
     head = head_of({"rack.hijack": print, "X-A": "1"})
 
-    assert head.hijack is print
+    assert head.directives.hijack is print
     assert head.block == "X-A: 1\r\n"
 
 
