@@ -162,8 +162,8 @@ class _Said:
         return self._status
 
     def _announced(self) -> int | None:
-        for name, value in self._headers:
-            # Its length first, which costs less than another spelling of it.
+        for name, value in reversed(self._headers):  # most often it is the last
+            # The name's length first, which costs less than another spelling of it.
             if len(name) == 14 and name.lower() == "content-length":
                 return int(value) if value.isascii() and value.isdigit() else None
         return None
@@ -184,13 +184,13 @@ class WSGIDelivery(_Said, Delivery):
                     iterable = None  # closed by who sends it
                 self.send((self._status, self._headers, whole))
                 return
-            announced = self._announced()
             for piece in iterable:
                 if type(piece) is not bytes:
                     _checked(piece)
                 if not piece:
                     continue
                 if self._body is None:
+                    announced = self._announced()
                     if announced is not None and len(piece) >= announced:
                         # "should stop iterating over the response when enough data has been
                         # sent" - PEP 3333: it leaves with its head, by one hop.

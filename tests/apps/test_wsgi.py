@@ -15,6 +15,7 @@ from wsgiref.validate import validator
 import pytest
 
 import iodine_aio
+from iodine_aio.apps.threads import Delivery
 from tests.clients import Answer, connect, exchange, read_response
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
@@ -114,6 +115,20 @@ async def test_generator_may_call_start_response_itself(threads: int):
         yield b"abc"
 
     assert (await ask(app, threads)).body == b"abc"
+
+
+async def test_generator_whose_first_piece_is_all_of_it_is_not_streamed(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """It says how long its body is when that piece is asked for."""
+
+    def app(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        respond(start_response, ("Content-Length", "3"))
+        yield b"abc"
+
+    monkeypatch.delattr(Delivery, "stream")
+
+    assert (await ask(app, 1)).body == b"abc"
 
 
 @threaded_or_not
