@@ -35,6 +35,8 @@ BELIEVED_SECONDS: Final = 0.9  # less than a tick of the clock, which may come e
 _INDEX: Final = b"index.html"
 _EXTENSIONS: Final = (("br", b".br"), ("zstd", b".zst"), ("gzip", b".gz"))
 _IMMUTABLE: Final = "public, max-age=31536000, immutable"
+# What is said of a page that is not what was asked for.
+_OF_404: Final = frozenset(("Content-Type", "Content-Encoding", "Vary"))
 
 _NOWAIT: Final[int | None] = getattr(os, "RWF_NOWAIT", None)  # Linux only
 _NOT_FOUND: Final = (404, make_head(404, [TEXT]), b"Not Found")
@@ -125,17 +127,22 @@ class StaticFiles:
         if method != "GET" and method != "HEAD":
             return 405, [("Allow", "GET, HEAD"), TEXT], "Method Not Allowed"
         answer = self._show(env, self._spa) if self._spa is not None and navigates(env) else None
-        return answer or self._show_404() or _NOT_FOUND
+        return answer or self._show_404(env) or _NOT_FOUND
 
-    def _show_404(self) -> Answer | None:
-        form = self._find("/404.html")[1].plain
-        if form is None:
-            return None
-        try:
-            body = form.make_body()
-        except FileNotFoundError:
-            return None
-        return 404, [field for field in form.fields if field[0] == "Content-Type"], body
+    def _show_404(self, env: Env) -> Answer | None:
+        for _ in range(2):
+            entry = self._find("/404.html")[1]
+            form = entry.plain
+            if form is None:
+                return None
+            form = _choose_form(entry, form, env)
+            try:
+                body = form.make_body()
+            except FileNotFoundError:
+                entry.check_at = 0.0
+            else:
+                return 404, [field for field in form.fields if field[0] in _OF_404], body
+        return None
 
     def _show(self, env: Env, target: str) -> Answer | None:
         """The answer with the file of a path; None if there is none."""

@@ -358,6 +358,34 @@ async def test_coding_that_the_client_likes_best(packed: Path, accepted: str | N
     assert answer.fields["content-type"] == "text/javascript; charset=utf-8"
 
 
+@pytest.mark.parametrize(("accepted", "coding"), [("gzip, br", "br"), ("gzip", "gzip"), ("", None)])
+async def test_page_for_what_is_missing_is_packed_too(
+    site: Path, accepted: str, coding: str | None
+):
+    """In the coding that the client likes best; and it stays a 404."""
+    for name, extension in (("plain", ""), ("br", ".br"), ("gzip", ".gz")):
+        (site / f"404.html{extension}").write_bytes(name.encode())
+    answer = await ask_for(site, "/nothing", f"Accept-Encoding: {accepted}")
+
+    assert (answer.status, answer.body) == (404, (coding or "plain").encode())
+    assert answer.fields.get("content-encoding") == coding
+    assert answer.fields["content-type"] == "text/html; charset=utf-8"
+    assert answer.fields["vary"] == "Accept-Encoding"
+    assert "etag" not in answer.fields
+
+
+async def test_large_page_for_what_is_missing_is_found_at_once_where_it_was_replaced(site: Path):
+    """As every file is."""
+    (site / "404.html").write_bytes(b"x" * 100_000)
+    async with iodine_aio.serve(None, port=0, public=site) as server:
+        old = Answer(await exchange(server, get("/nothing")))
+        (site / "new").write_bytes(b"y" * 200_000)
+        (site / "new").replace(site / "404.html")
+        new = Answer(await exchange(server, get("/nothing")))
+
+    assert [old.body, new.body] == [b"x" * 100_000, b"y" * 200_000]
+
+
 async def test_every_coding_has_its_own_tag(packed: Path):
     """They are different bytes (RFC 9110, 8.8.3.3); a 304 says Vary, too."""
     tags = [
