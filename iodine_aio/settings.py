@@ -227,8 +227,22 @@ class Settings:
             raise UsageError("sendfile is one path, must be a tuple of them")
         folders = tuple(_folder_path("sendfile", folder) for folder in self.sendfile)
         object.__setattr__(self, "sendfile", folders)
-        if self.spa is not None and self.public is None:
-            raise UsageError(f"spa is {self.spa!r}, but there is no public folder to have it")
+        if self.spa is not None:
+            self._check_page(self.spa)
+
+    def _check_page(self, page: object) -> None:
+        if not isinstance(page, str):
+            raise UsageError(f"spa is {page!r}, must be the path of a file in public")
+        if self.public is None:
+            raise UsageError(f"spa is {page!r}, but there is no public folder to have it")
+        path = "/" + page.lstrip("/")
+        places = [os.path.join(self.public, path[1:])]
+        for url, folder in self.static:
+            prefix = url.rstrip("/") + "/"
+            if path.startswith(prefix):
+                places.append(os.path.join(folder, path[len(prefix) :]))
+        if not any(os.path.isfile(place) for place in places):
+            raise UsageError(f"spa: there is no file {page!r} in {self.public!r}")
 
     @property
     def serves_files(self) -> bool:

@@ -85,6 +85,7 @@ def test_no_flags_are_the_defaults():
     [
         (["-w", "0"], "workers is 0, must be 1 or more"),
         (["-www", "missing"], "public: there is no folder 'missing'"),
+        (["-www", ".", "--spa", "missing.html"], "spa: there is no file 'missing.html' in '.'"),
         (["--static", "/a=missing"], "static /a: there is no folder 'missing'"),
         (["--static", "a=."], "path 'a' must begin with a slash"),
         (["--static", "/a"], "--static '/a': an equals sign is missing"),
@@ -395,6 +396,7 @@ def test_folder_beside_another_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
 def test_flags_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Each may be repeated where there can be several."""
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "app.html").touch()
     words = ["--static", "/a=.", "--static", "/b=..", "--cache-control", "*.js=max-age=1"]
     settings = settings_of(*words, "-www", ".", "--spa", "app.html", "--sendfile", "..")
 

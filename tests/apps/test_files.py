@@ -670,6 +670,10 @@ def test_folder_that_is_none_is_refused(tmp_path: Path):
             Settings(**options)
     with pytest.raises(UsageError, match="no public folder"):
         Settings(spa="index.html")
+    with pytest.raises(UsageError, match=r"spa: there is no file 'index\.html' in"):
+        Settings(public=tmp_path, spa="index.html")
+    with pytest.raises(UsageError, match="must be the path of a file"):
+        Settings(public=tmp_path, spa=tmp_path)  # type: ignore[arg-type]
 
 
 def test_lack_of_descriptors_is_not_told_as_a_missing_file(

@@ -248,11 +248,22 @@ async def test_large_page_that_was_replaced_is_found_at_once(site: Path):
 
 async def test_page_that_is_gone_leaves_the_404(site: Path):
     """The app's own, whole."""
-    (site / "app.html").unlink()
     async with serving(Apps().iodine, site) as server:
+        (site / "app.html").unlink()
         answer = Answer(await exchange(server, get("/deep", HTML)))
 
     assert (answer.status, answer.body) == (404, MISSING)
+
+
+async def test_page_may_lie_in_a_folder_of_its_own(site: Path, tmp_path: Path):
+    """It is looked for where files of its path are."""
+    (tmp_path / "built").mkdir()
+    (tmp_path / "built" / "app.html").write_bytes(b"built")
+    options = {"static": {"/app": tmp_path / "built"}, "spa": "/app/app.html"}
+    async with iodine_aio.serve(None, port=0, public=site, **options) as server:
+        answer = Answer(await exchange(server, get("/deep", HTML)))
+
+    assert (answer.status, answer.body) == (200, b"built")
 
 
 async def test_refused_upgrade_does_not_become_a_page(site: Path):
