@@ -26,6 +26,9 @@ from iodine_aio.wire.response import ResponseHead
 DISK_THREADS: Final = 4
 FILE_BLOCK_BYTES: Final = 256 * 1024  # of a file that are read and written at once
 HELD_SECONDS: Final = 0.25  # a call that took longer is named in the log
+_CURE: Final = (
+    "let it run in threads (-t N, or threads=N), or await what takes time in an async def"
+)
 
 # A coroutine that never waits costs no turn of the loop where Python can start it at once.
 _EAGER: Final[dict[str, Any]] = {"eager_start": True} if sys.version_info >= (3, 12) else {}
@@ -185,14 +188,13 @@ class Service:
             self._logged.add(text)
             error_log.warning("%s; said once", text)
 
-    def name_held(self, who: str, seconds: float, where: str = "") -> None:
+    def name_held(self, who: str, seconds: float, where: str = "", cure: str = _CURE) -> None:
         """Says once of an app, or of a class of handlers, that it kept the loop to itself."""
         if who not in self._logged:
             self._logged.add(who)
             error_log.warning(
-                "%s held the loop for %.0f ms%s, and everybody else waited: let it run in threads"
-                " (-t N, or threads=N), or await what takes time in an async def; said once",
-                *(who, seconds * 1000, where),
+                "%s held the loop for %.0f ms%s, and everybody else waited: %s; said once",
+                *(who, seconds * 1000, where, cure),
             )
 
     def post(self, function: Callable[..., object], *args: Any) -> bool:

@@ -3,15 +3,19 @@
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable
+from time import monotonic
 from typing import Any, Final, cast
 
 from iodine_aio.errors import UsageError
 from iodine_aio.logs import error_log
 from iodine_aio.protocols.sending import TURN_BYTES, Outlet, TaskSender
-from iodine_aio.protocols.service import Service
+from iodine_aio.protocols.service import HELD_SECONDS, Service
 from iodine_aio.protocols.writing import bytes_of
 from iodine_aio.replies import Reply
 from iodine_aio.wire.framing import Framing
+
+# It is called on the loop, whatever threads there are.
+_CURE: Final = "let it write from a thread of its own, or await what takes time in an async def"
 
 # One lock for all: it is held for an addition only, and few threads write.
 _posting: Final = threading.Lock()
@@ -107,6 +111,7 @@ class StreamSender(TaskSender):
 
     def start(self) -> None:
         body = self._body
+        started = monotonic()
         try:
             if isinstance(body, Reply):
                 # It is on the loop, and sends many pieces: without a layer in between.
@@ -120,6 +125,8 @@ class StreamSender(TaskSender):
             self._mark_ended()
             self._break_off(error)
             return
+        if (seconds := monotonic() - started) > HELD_SECONDS:
+            self.service.name_held("the callable body of a response", seconds, cure=_CURE)
         if isinstance(result, (Reply, asyncio.Future)):
             result.add_done_callback(self._followed)
         elif result is not None and hasattr(result, "__await__"):

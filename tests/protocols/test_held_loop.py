@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import iodine_aio
-from iodine_aio.protocols import answering, sending, turns, websocket
+from iodine_aio.protocols import answering, sending, streaming, turns, websocket
 from tests.clients import connect, open_websocket, read_response
 from tests.frames import text_frame
 from tests.requests import KEPT
@@ -26,7 +26,7 @@ class Time:
 @pytest.fixture
 def time(monkeypatch: pytest.MonkeyPatch) -> Time:
     time = Time()
-    for module in (answering, sending, turns, websocket):
+    for module in (answering, sending, streaming, turns, websocket):
         monkeypatch.setattr(module, "monotonic", time)
     return time
 
@@ -83,6 +83,22 @@ async def test_body_that_holds_the_loop_is_named_once(time: Time, caplog):
 
     assert [text.partition(",")[0] for text in entries(caplog)] == [
         "the body of a response held the loop for 300 ms"
+    ]
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+async def test_callable_body_that_holds_the_loop_is_named_once(time: Time, caplog, threads: int):
+    """Threads do not help it: it is called on the loop, and may write from a thread of its own."""
+
+    def write(stream: Any) -> None:
+        time.now += 0.3
+        stream.write(b"slow")
+
+    await ask_twice(lambda env: (200, {"Content-Length": "4"}, write), threads=threads)
+
+    assert entries(caplog) == [
+        "the callable body of a response held the loop for 300 ms, and everybody else waited: let"
+        " it write from a thread of its own, or await what takes time in an async def; said once"
     ]
 
 
