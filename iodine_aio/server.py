@@ -211,12 +211,12 @@ class Server:
     async def accept_also(self, sock: socket.socket) -> bool:
         """Accepts from `sock` too, which listens where another of this server does.
 
-        False if there is none; `sock` is the server's then, all the same. While the server
-        starts, nothing is accepted from `sock` either.
+        False if there is none, or the server stops; `sock` is the server's then, all the same.
+        While the server starts, nothing is accepted from `sock` either.
         """
         assert self._starting is not None
         await asyncio.wait([self._starting])
-        if not self.running or sock.fileno() < 0:  # it was given back meanwhile
+        if self._ending is not None or sock.fileno() < 0:  # it was given back meanwhile
             sock.close()
             return False
         for server in (self, *self._companions):

@@ -12,10 +12,10 @@ import aiohttp
 import pytest
 
 import iodine_aio
-from iodine_aio.errors import UsageError
+from iodine_aio.errors import StartupError, UsageError
 from iodine_aio.server import Server
 from iodine_aio.serving import listen, make_server, make_settings, serve
-from tests.clients import connect
+from tests.clients import connect, read_head
 from tests.handlers import Echo, hello
 from tests.loops import Run
 from tests.requests import KEPT
@@ -520,3 +520,70 @@ def test_cut_stop_starts_no_waiting_message(run: Run):
 
     assert begun == [b"first"]
     assert left == set()
+
+
+# Sockets that are lent.
+
+
+async def test_lent_socket_is_accepted_from_once_the_start_is_over():
+    """A worker that takes them while it starts lets clients wait for what its app prepares."""
+    starting, ready = asyncio.Event(), asyncio.Event()
+    prepared = asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            await receive()
+            starting.set()
+            await prepared.wait()
+            ready.set()
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            await send({"type": "lifespan.shutdown.complete"})
+            return
+        await send({"type": "http.response.start", "status": 200 if ready.is_set() else 500})
+        await send({"type": "http.response.body", "body": b""})
+
+    server = make_server(app, port=0)
+    server.open()
+    lent = server._addresses.sockets[0].dup()
+    server.start()
+    await starting.wait()
+    taken = asyncio.create_task(server.accept_also(lent))
+    async with connect(server) as (reader, writer):
+        writer.write(KEPT)
+        # Another connection goes there and back meanwhile, by the same loop.
+        async with serve(hello, port=0) as other, connect(other) as (its_reader, its_writer):
+            for _ in range(10):
+                its_writer.write(KEPT)
+                await read_head(its_reader)
+                await its_reader.readexactly(5)
+        assert not taken.done()
+        assert server.connections == set()
+        prepared.set()
+        async with server:
+            assert await taken
+            assert (await read_head(reader))[0] == 200
+
+
+async def test_lent_socket_is_closed_where_the_start_fails():
+    """It is the server's, and nobody else would close it."""
+    starting, broken = asyncio.Event(), asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        starting.set()
+        await broken.wait()
+        await send({"type": "lifespan.startup.failed", "message": "no database"})
+
+    server = make_server(app, port=0)
+    server.open()
+    lent = server._addresses.sockets[0].dup()
+    server.start()
+    await starting.wait()
+    taken = asyncio.create_task(server.accept_also(lent))
+    broken.set()
+    with pytest.raises(StartupError, match="no database"):
+        await server.started()
+
+    assert await taken is False
+    assert lent.fileno() == -1
