@@ -15,7 +15,7 @@ from typing import Any, Final, Self
 
 PROGRAM: Final = shutil.which("redis-server")
 
-_SECONDS: Final = 10
+_SECONDS: Final = 40  # the machine may be busy
 _LOOK_SECONDS: Final = 0.005
 
 
@@ -56,14 +56,15 @@ class RedisServer:
             try:
                 self._client.ping()
                 return self
-            except redis.exceptions.ConnectionError:
+            except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError):
                 assert self._process.poll() is None, "redis-server has ended"
                 assert time.monotonic() < deadline
                 time.sleep(_LOOK_SECONDS)
 
     def kill(self) -> None:
         """Ends it as a power cut does."""
-        self._client.close()
+        if self._client is not None:
+            self._client.close()
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -98,7 +99,11 @@ class RedisServer:
         return int(self.command("PUBSUB", "NUMPAT"))
 
     def __enter__(self) -> Self:
-        return self.start()
+        try:
+            return self.start()
+        except BaseException:
+            self._end()  # nobody else would
+            raise
 
     def __exit__(
         self,
@@ -106,6 +111,9 @@ class RedisServer:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._end()
+
+    def _end(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             if self._process is not None:
                 self.resume()

@@ -56,7 +56,9 @@ async def chatting(*words: str) -> AsyncIterator[Chat]:
         process.send_signal(signal.SIGINT)
         rest = await process.stderr.read()
 
-        assert (await process.wait(), rest) == (0, b"")
+        # On a busy machine a turn of the loop may take long without anybody's fault.
+        lines = [line for line in rest.splitlines() if b"held the loop" not in line]
+        assert (await process.wait(), lines) == (0, [])
     finally:
         if process.returncode is None:
             process.kill()
@@ -137,8 +139,8 @@ async def test_two_machines_share_a_room(redis: RedisServer):
     async with (
         chatting("--workers", "2", *words) as first,
         chatting(*words) as second,
-        websockets.connect(first.url("Ada")) as ada,
-        websockets.connect(second.url("Bob")) as bob,
+        websockets.connect(first.url("Ada"), open_timeout=None) as ada,
+        websockets.connect(second.url("Bob"), open_timeout=None) as bob,
     ):
         # Subscribing elsewhere takes a moment, which nobody announces.
         while True:
@@ -148,6 +150,7 @@ async def test_two_machines_share_a_room(redis: RedisServer):
                     await read_until(bob, "Ada: are you there?")
                     break
         await bob.send("yes")
-        seen = await read_until(ada, "Bob: yes")
+        await bob.send("that is all")
+        seen = await read_until(ada, "Bob: that is all")
 
     assert seen.count("Bob: yes") == 1
