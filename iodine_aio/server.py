@@ -42,7 +42,7 @@ class Server:
         self._make_protocol: Callable[[Env], asyncio.BaseProtocol] = self._make_http
         self._owns_pool = True
         self._opener: Opener = open_sockets
-        self._listeners = Listeners(settings.backlog)
+        self._listeners = Listeners(settings.backlog, self._service)
         self._companions: list[Server] = []
         self._surroundings: Final = Surroundings(settings)
         self._draining: Final = Draining(self._service)

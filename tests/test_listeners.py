@@ -9,6 +9,8 @@ import uvloop
 
 from iodine_aio.descriptors import Levels, make_levels
 from iodine_aio.listeners import Listeners
+from iodine_aio.protocols.service import Service
+from iodine_aio.settings import Settings
 
 FULL = Levels(0, 0, 1 << 20)  # every descriptor is above the brim
 ROOMY = make_levels(1024)
@@ -56,7 +58,7 @@ async def take_turns() -> None:
 async def test_client_that_comes_during_a_rest_is_served_after_it():
     """It waits in the kernel's queue, and the listening socket is the same."""
     with open_listener() as sock:
-        listeners = Listeners(128)
+        listeners = Listeners(128, Service(None, Settings()))
         await listeners.add(sock, Greeting)
         assert await greeted(sock) == b"hello"
         listeners.levels = FULL
@@ -74,7 +76,7 @@ async def test_client_that_comes_during_a_rest_is_served_after_it():
 async def test_what_was_accepted_before_a_rest_is_served():
     """asyncio makes a transport of it one turn later."""
     with open_listener() as sock:
-        listeners = Listeners(128)
+        listeners = Listeners(128, Service(None, Settings()))
 
         class Resting(Greeting):
             def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -93,7 +95,7 @@ async def test_what_was_accepted_before_a_rest_is_served():
 async def test_close_ends_a_rest():
     """Nothing is accepted, and no timer goes on."""
     with open_listener() as sock:
-        listeners = Listeners(128)
+        listeners = Listeners(128, Service(None, Settings()))
         await listeners.add(sock, Greeting)
         listeners.levels = FULL
         listeners.rest()
@@ -123,7 +125,7 @@ async def test_rest_takes_no_processor_time_for_those_who_wait():
         ceiling, limit = 0, 1 << 20
 
     with open_listener() as sock:
-        listeners = Listeners(128)
+        listeners = Listeners(128, Service(None, Settings()))
         await listeners.add(sock, Greeting)
         listeners.levels = Counting((0, 0, 0))  # type: ignore[assignment]
         listeners.rest()

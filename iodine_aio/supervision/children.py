@@ -17,12 +17,14 @@ from iodine_aio.supervision.control import Control, make_pair
 from iodine_aio.supervision.signals import SignalPipe
 from iodine_aio.supervision.slots import Key, SlotSockets
 from iodine_aio.supervision.worker import flush_outputs
+from iodine_aio.tallies import Tallies, Tally
 
 _LAST_SECONDS: Final = 3.0  # after its deadline, until a worker that stops is killed
 _FORCE_SECONDS: Final = 1.5  # what workers get to cut everything
 
-# What a worker does, with its ends of the two lines to its parent; returns its exit code.
-Work = Callable[[Control, socket.socket], int]
+# What a worker does, with its ends of the two lines to its parent, and its place among the
+# others; returns its exit code.
+Work = Callable[[Control, socket.socket, Tally | None], int]
 
 
 class Child:
@@ -30,6 +32,7 @@ class Child:
 
     Attributes:
         slot: the number of its place.
+        tally: where it writes how many connections it has.
         ready: it accepts connections.
         ready_at: since when it has.
         stopping: it was told to end.
@@ -41,14 +44,17 @@ class Child:
 
     __slots__ = (
         *("control", "deadline", "failure", "heard_at", "link", "pid", "ready", "slot"),
-        *("ready_at", "stopping", "used"),
+        *("ready_at", "stopping", "tally", "used"),
     )
 
-    def __init__(self, pid: int, slot: int, control: Control, link: socket.socket) -> None:
+    def __init__(
+        self, pid: int, slot: int, control: Control, link: socket.socket, tally: Tally | None
+    ) -> None:
         self.pid: Final = pid
         self.slot: Final = slot
         self.control: Final = control
         self.link: Final = link
+        self.tally: Final = tally
         self.ready = False
         self.stopping = False
         self.used: Final[set[Key]] = set()
@@ -120,6 +126,7 @@ class Children:
         self._signals: Final = signals
         self._ignored: Final = ignored
         self._alive: Final[dict[int, Child]] = {}
+        self._tallies: Final = Tallies()
 
     @property
     def alive(self) -> list[Child]:
@@ -137,21 +144,23 @@ class Children:
         ours, theirs = make_pair()
         our_link, their_link = socket.socketpair()
         flush_outputs()
+        tally = self._tallies.take()
         try:
             with self._signals.held():
                 pid = os.fork()
                 if not pid:
                     ours.close()
                     our_link.close()
-                    self._be_worker(theirs, their_link)
+                    self._be_worker(theirs, their_link, tally)
         except OSError:
+            self._tallies.give_back(tally)
             ours.close()
             our_link.close()
             raise
         finally:
             theirs.close()
             their_link.close()
-        child = self._alive[pid] = Child(pid, slot, ours, our_link)
+        child = self._alive[pid] = Child(pid, slot, ours, our_link, tally)
         self._selector.register(ours.sock, selectors.EVENT_READ, child)
         self._hub.add(our_link, f"worker {pid}")
         enter_state("after_fork")
@@ -165,6 +174,7 @@ class Children:
             if pid:
                 del self._alive[child.pid]
                 self._hub.remove(child.link)
+                self._tallies.give_back(child.tally)
                 ended.append((child, os.waitstatus_to_exitcode(status)))
         return ended
 
@@ -174,7 +184,7 @@ class Children:
             self._selector.unregister(child.control.sock)
             child.control.close()
 
-    def _be_worker(self, control: Control, link: socket.socket) -> NoReturn:
+    def _be_worker(self, control: Control, link: socket.socket, tally: Tally | None) -> NoReturn:
         code = EXIT_STARTUP
         try:
             # As multiprocessing does: what the parent wants done at its exit, it does itself.
@@ -194,7 +204,7 @@ class Children:
                 control.send("failed", error.exit_code, str(error))
             else:
                 lifecycle.forget_state("pre_start")  # that was in the parent
-                code = self._work(control, link)
+                code = self._work(control, link, tally)
             atexit._run_exitfuncs()
         except BaseException as error:
             if isinstance(error, SystemExit) and isinstance(error.code, int):

@@ -66,7 +66,7 @@ class Supervisor:
         self._bridge: Final = None if url is None else Bridge(url, self._hub)
         self._watchdog: Final = systemd.Watchdog()
         self._children: Final = Children(
-            lambda control, link: Worker(control, link, server).run(load),
+            lambda control, link, tally: Worker(control, link, tally, server).run(load),
             sockets,
             self._selector,
             self._hub,

@@ -37,8 +37,6 @@ class _Listening:
         return next(iter(self.sockets.values()))
 
     def socket_of(self, slot: int) -> socket.socket:
-        if self.shared:
-            return self.first
         if slot not in self.sockets:
             self.sockets[slot] = self._open_another()
         return self.sockets[slot]
@@ -73,8 +71,8 @@ class SlotSockets:
 
     def open(
         self, bind: Bind, number: int, backlog: int, slot: int
-    ) -> list[tuple[int, socket.socket]]:
-        """What `slot` accepts from for `bind`, each with the slot that it belongs to.
+    ) -> list[tuple[int | None, socket.socket]]:
+        """What `slot` accepts from for `bind`, each with the slot that it belongs to; None: to all.
 
         Args:
             number: how many listeners with the same bind came before.
@@ -87,11 +85,12 @@ class SlotSockets:
         listening = self._listening.get(key)
         if listening is None:
             listening = self._listening[key] = _Listening(bind, backlog, slot)
-        found = [(slot, listening.socket_of(slot))]
-        if not listening.shared:
-            for lent, keeper in self._keepers.items():
-                if keeper == slot and lent in listening.sockets:
-                    found.append((lent, listening.sockets[lent]))
+        if listening.shared:
+            return [(None, listening.first)]
+        found: list[tuple[int | None, socket.socket]] = [(slot, listening.socket_of(slot))]
+        for lent, keeper in self._keepers.items():
+            if keeper == slot and lent in listening.sockets:
+                found.append((lent, listening.sockets[lent]))
         return found
 
     def lend(self, slot: int, keeper: int) -> list[socket.socket]:

@@ -29,6 +29,7 @@ from iodine_aio.server import Server
 from iodine_aio.stragglers import leaving_none_behind
 from iodine_aio.supervision.control import MAX_TEXT, Control, Line, Words
 from iodine_aio.supervision.memory import resident_bytes
+from iodine_aio.tallies import Tally, share_socket
 
 _ORPHAN_SECONDS: Final = 1.0  # what connections get when the parent has gone
 _LAST_SECONDS: Final = 0.8  # until an orphan that has not ended yet is ended
@@ -40,13 +41,18 @@ Load = Callable[[], object]
 class Opener:
     """Opens listening sockets by asking the parent, who keeps them.
 
+    Args:
+        control: the worker's end of the line.
+        tally: what sockets that belong to all workers are shared by; None: by nothing.
+
     Attributes:
         kept: sockets of slots without a worker, which this one accepts from.
         unread: orders that arrived while an answer was awaited.
     """
 
-    def __init__(self, control: Control) -> None:
+    def __init__(self, control: Control, tally: Tally | None) -> None:
         self._control: Final = control
+        self._tally: Final = tally
         self._asked: Final[dict[Bind, int]] = {}
         self.kept: Final[dict[int, list[socket.socket]]] = {}
         self.unread: Final[list[Line]] = []
@@ -77,6 +83,8 @@ class Opener:
         words, found = answer
         if words[0] == "refused":
             raise OSError(words[1], words[2])
+        if words[1][0] is None and self._tally is not None:
+            share_socket(found[0], self._tally)
         for slot, sock in list(zip(words[1], found, strict=True))[1:]:
             self.kept.setdefault(slot, []).append(sock)
         return found
@@ -88,15 +96,18 @@ class Worker:
     Args:
         control: its end of the line.
         link: its end of a socket pair with the parent's hub.
+        tally: its place among the other workers, if there is one for it.
         server: what it serves, unstarted.
     """
 
-    def __init__(self, control: Control, link: socket.socket, server: Server) -> None:
+    def __init__(
+        self, control: Control, link: socket.socket, tally: Tally | None, server: Server
+    ) -> None:
         self._control: Final = control
         self._server: Final = server
         server.set_engine(WorkerLink(link, deliver))
         self._settings: Final = server.settings
-        self._opener: Final = Opener(control)
+        self._opener: Final = Opener(control, tally)
         self._requests_left = 0
         self._loop: asyncio.AbstractEventLoop
         self._asked = False

@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import socket
+import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -30,14 +31,17 @@ def app(env):
 class Load:
     """Clients that ask without end, and never ask twice.
 
+    Args:
+        address: a port, or the path of a unix socket.
+
     Attributes:
         answers: how often each body came.
         failures: what was not answered.
         connections: how many there were.
     """
 
-    def __init__(self, port: int) -> None:
-        self.port = port
+    def __init__(self, address: int | str) -> None:
+        self._address = address
         self.answers: Counter[str] = Counter()
         self.failures: list[str] = []
         self.connections = 0
@@ -46,7 +50,10 @@ class Load:
     async def _ask_on_one(self, keep: bool) -> None:
         """Asks on one connection, as long as it is kept."""
         self.connections += 1
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        if isinstance(self._address, str):
+            reader, writer = await asyncio.open_unix_connection(self._address)
+        else:
+            reader, writer = await asyncio.open_connection("127.0.0.1", self._address)
         try:
             while not self._over:
                 writer.write(KEPT)
@@ -126,6 +133,24 @@ async def test_five_restarts_under_load(tmp_path: Path):
 
     assert load.failures == []
     assert len(load.answers) == 12
+    assert code == 0
+
+
+async def test_restarts_fail_no_request_at_a_unix_socket(tmp_path: Path):
+    """All workers accept from one; those that come and go leave nobody waiting."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/s"
+        with serving(tmp_path, WHO, "-w", "2", "-b", f"unix:{path}") as server:
+            load = Load(path)
+            async with load.running():
+                for _ in range(3):
+                    await load.more(500)
+                    await restart(server)
+                await load.more(500)
+            code, _ = server.stop()
+
+    assert load.failures == []
+    assert len(load.answers) == 8
     assert code == 0
 
 
