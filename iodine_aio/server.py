@@ -96,7 +96,7 @@ class Server:
         """
         service = self._service
         application = build_app(app, self.settings, service)
-        service.app = application.call
+        service.app = application.entry
         service.streams_requests = application.streams_requests
         service.callbacks_in_pool = application.callbacks_in_pool
         service.app_env = application.env

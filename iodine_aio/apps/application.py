@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
+from types import FunctionType, MethodType
 from typing import Any, Protocol
 
 from iodine_aio.clock import Clock
@@ -61,3 +62,9 @@ class Application:
     callbacks_in_pool: bool = False
     lifespan: Lifespan | None = None
     env: Env = field(default_factory=dict)
+
+    @property
+    def entry(self) -> Callable[[Env], Any]:
+        """`call` itself, or its method `__call__`, which Python calls for less."""
+        method = getattr(type(self.call), "__call__", None)  # noqa: B004 - asked for as such
+        return MethodType(method, self.call) if isinstance(method, FunctionType) else self.call

@@ -3,18 +3,30 @@
 Since a head is parsed in one go, a server needs one parser, and a connection none.
 """
 
+import functools
 from typing import Final
 
 import httptools
 
 from iodine_aio.errors import ProtocolError
-from iodine_aio.wire.environ import Env, build_env
+from iodine_aio.wire.environ import Env, build_env, describe_line
 from iodine_aio.wire.request_line import parse_request_line
 
 # What the operator should hear of, once: clients that speak something else to this port.
 _TLS: Final = "a TLS handshake on a plain HTTP port"
 _HTTP2: Final = "HTTP/2 with prior knowledge, which is not spoken here"
 TELLING: Final = frozenset((_TLS, _HTTP2))
+
+
+MAX_RECALLED: Final = 256  # bytes of a request line that is kept
+
+
+def _read_line(line: bytes) -> tuple[Env, str | None]:
+    return describe_line(*parse_request_line(line))
+
+
+# Most requests are for what was asked for before. What it returns is copied, never changed.
+_recall_line: Final = functools.lru_cache(maxsize=512)(_read_line)
 
 
 class HeadParser:
@@ -50,8 +62,9 @@ class HeadParser:
         Raises:
             ProtocolError: 400, 501 or 505.
         """
+        line = head.partition(b"\r\n")[0]
         try:
-            method, target, version = parse_request_line(head.partition(b"\r\n")[0])
+            said, authority = (_recall_line if len(line) <= MAX_RECALLED else _read_line)(line)
         except ProtocolError:
             _refuse_http2(head)
             raise
@@ -69,8 +82,8 @@ class HeadParser:
             raise ProtocolError(f"malformed head: {error}", status=400) from None
         if not self._complete:
             raise ProtocolError("malformed head", status=400)
-        env = build_env(template, method, target, version, fields)
-        if self._whole and version == b"HTTP/1.1" and "HTTP_CONNECTION" not in env:
+        env = build_env(template, said, authority, fields)
+        if self._whole and "HTTP_CONNECTION" not in env and env["SERVER_PROTOCOL"] == "HTTP/1.1":
             self._parser = parser
         return env
 

@@ -2,7 +2,8 @@
 
 Fields of the same name are joined as RFC 9110, 5.2 says. Names with an underscore
 are dropped, since `X_Forwarded_For` would land on the key of `X-Forwarded-For`;
-so is `Proxy`, which CGI programs take for their own setting.
+so is `Proxy`, which CGI programs take for their own setting, and `Version`, whose key
+is that of the protocol's version.
 """
 
 from collections.abc import Iterable
@@ -78,7 +79,7 @@ def _spell_key(name: bytes) -> str | None:
     key = name.decode("latin-1").upper().replace("-", "_")
     if key in ("CONTENT_TYPE", "CONTENT_LENGTH"):
         return key
-    return None if key == "PROXY" else "HTTP_" + key
+    return None if key in ("PROXY", "VERSION") else "HTTP_" + key
 
 
 _KEYS: Final[dict[bytes, str | None]] = {
@@ -122,26 +123,48 @@ def make_template(address: Any, errors: object) -> Env:
     return env
 
 
-def build_env(
-    template: Env,
-    method: bytes,
-    target: bytes,
-    version: bytes,
-    fields: Iterable[tuple[bytes, bytes]],
-) -> Env:
-    """The env of one request: a copy of `template`, completed by the request's head.
+def describe_line(method: bytes, target: bytes, version: bytes) -> tuple[Env, str | None]:
+    """What a request line says, as keys of env, and the authority of its target, if there is one.
 
     Args:
-        template: what all requests of the connection have in common.
-        method, target, version: of the request line, valid.
-        fields: names and values as received.
+        method, target, version: valid, as `parse_request_line` has them.
 
     Raises:
-        ProtocolError: 400, the target or Host is missing, doubled or malformed.
+        ProtocolError: 400, the target is malformed.
 
     PEP 3333, "environ Variables"; RFC 9112, 3.2.
     """
-    env = template.copy()
+    try:
+        uri = target.decode("ascii")
+    except UnicodeDecodeError:
+        raise ProtocolError("target is not ASCII", status=400) from None
+    verb, protocol = METHODS[method], version.decode()
+    path, query, authority = split_target(verb, uri)
+    env = {
+        "REQUEST_METHOD": verb,
+        "REQUEST_URI": uri,
+        "PATH_INFO": unquote_to_bytes(path).decode("latin-1") if "%" in path else path,
+        "QUERY_STRING": query,
+        "SERVER_PROTOCOL": protocol,
+        "HTTP_VERSION": protocol,
+    }
+    return env, authority
+
+
+def build_env(
+    template: Env, said: Env, authority: str | None, fields: Iterable[tuple[bytes, bytes]]
+) -> Env:
+    """The env of one request: `template` and `said`, completed by the request's fields.
+
+    Args:
+        template: what all requests of the connection have in common.
+        said, authority: by the request line, as `describe_line` has it.
+        fields: names and values as received.
+
+    Raises:
+        ProtocolError: 400, the Host is missing, doubled or malformed.
+    """
+    env = template | said
     for name, value in fields:
         key = _KEYS.get(name)
         if key is None:
@@ -160,23 +183,12 @@ def build_env(
     if host is None:
         # "A server MUST respond with a 400 (Bad Request) status code to any HTTP/1.1
         # request message that lacks a Host header field" - RFC 9112, 3.2
-        if version == b"HTTP/1.1":
+        if env["SERVER_PROTOCOL"] == "HTTP/1.1":
             raise ProtocolError("no Host", status=400)
     elif not is_host(host):
         raise ProtocolError("malformed Host", status=400)
-    try:
-        uri = target.decode("ascii")
-    except UnicodeDecodeError:
-        raise ProtocolError("target is not ASCII", status=400) from None
-    verb = METHODS[method]
-    path, query, authority = split_target(verb, uri)
     if authority is not None:
         # "the origin server MUST ignore the received Host header field (if any) and
         # instead use the host information of the request-target" - RFC 9112, 3.2.2
         env["HTTP_HOST"] = authority
-    env["REQUEST_METHOD"] = verb
-    env["REQUEST_URI"] = uri
-    env["PATH_INFO"] = unquote_to_bytes(path).decode("latin-1") if "%" in path else path
-    env["QUERY_STRING"] = query
-    env["SERVER_PROTOCOL"] = env["HTTP_VERSION"] = "HTTP/1.1" if version[7] == 49 else "HTTP/1.0"
     return env

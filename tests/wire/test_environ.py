@@ -3,21 +3,21 @@
 import pytest
 
 from iodine_aio.errors import ProtocolError
-from iodine_aio.wire.environ import build_env
+from iodine_aio.wire.environ import build_env, describe_line
 
 HOST = (b"Host", b"a")
 
 
 def env_of(*fields, method=b"GET", target=b"/", version=b"HTTP/1.1", template=None):
     """The env of a request with a Host and `fields`."""
-    return build_env(template or {}, method, target, version, [HOST, *fields])
+    return build_env(template or {}, *describe_line(method, target, version), [HOST, *fields])
 
 
 def refusal_of(fields, **line):
     """The status that refuses a head of `fields`."""
     arguments = {"method": b"GET", "target": b"/", "version": b"HTTP/1.1", **line}
     with pytest.raises(ProtocolError) as caught:
-        build_env({}, fields=fields, **arguments)
+        build_env({}, *describe_line(**arguments), fields)
     return caught.value.status
 
 
@@ -161,7 +161,7 @@ def test_http11_absolute_form_without_host_is_400():
 
 def test_http10_needs_no_host():
     """Host came with HTTP/1.1 (RFC 9112, C.1)."""
-    assert "HTTP_HOST" not in build_env({}, b"GET", b"/", b"HTTP/1.0", [])
+    assert "HTTP_HOST" not in build_env({}, *describe_line(b"GET", b"/", b"HTTP/1.0"), [])
 
 
 @pytest.mark.parametrize("version", [b"HTTP/1.0", b"HTTP/1.1"])
