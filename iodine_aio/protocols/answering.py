@@ -11,9 +11,7 @@ from iodine_aio.logs import error_log
 from iodine_aio.protocols.bodies import make_sender, whole_body
 from iodine_aio.protocols.responding import (
     ANSWERING,
-    CLOSING,
     GONE,
-    LEAVING,
     READING,
     Responding,
 )
@@ -60,10 +58,6 @@ class Answering(Responding):
         self._successor: Successor | None = None
         self._sender: Sender | None = None
         self._task: asyncio.Future[Any] | Reply | None = None
-
-    def request_answered(self) -> None:
-        """The connection is free for its next request, or leaves, or ends."""
-        raise NotImplementedError
 
     def answer_deadline(self) -> float:
         """Until when the client must have sent what an answer on its way may need."""
@@ -266,15 +260,6 @@ class Answering(Responding):
         self._sender = None
         if self._state != GONE:
             self.reset()
-
-    def response_ended(self) -> None:
-        self._env = None
-        self._offer = None
-        if self._successor is not None:
-            self._state = LEAVING
-        elif not self._keep_alive:
-            self._state = CLOSING
-        self.request_answered()
 
     # Upgrades.
 

@@ -323,7 +323,13 @@ class Reading(Answering):
 
     # After an answer.
 
-    def request_answered(self) -> None:
+    def response_ended(self) -> None:
+        self._env = None
+        self._offer = None
+        if self._successor is not None:
+            self._state = LEAVING
+        elif not self._keep_alive:
+            self._state = CLOSING
         if self._body is not None:
             if not self.read_ahead():  # its app wanted no more of it
                 self._state = CLOSING
