@@ -8,7 +8,8 @@
 
 One connection sends a message, the server sends it to all, that one included. When
 everybody has it the next one is sent. CPU time is what the server's processes used, user
-and system, divided by the deliveries that the client counted. The two workers of `-w2` share
+and system, divided by the deliveries that the client counted; what is theirs, and not the
+kernel's, stands beside it. The two workers of `-w2` share
 the one core that the others have: their parent and the way between them count, and each of
 them must have a fair part of the connections.
 
@@ -165,8 +166,8 @@ def check_parts(server: Server, count: int, workers: int) -> None:
         raise Unanswered(f"its processes hold {held} sockets of {count} connections")
 
 
-def measure(name: str, count: int, seconds: float) -> tuple[float, float]:
-    """Deliveries a second, and CPU microseconds a delivery."""
+def measure(name: str, count: int, seconds: float) -> tuple[float, float, float]:
+    """Deliveries a second, CPU microseconds a delivery, and how much of that is user time."""
     frame, size = encode_text(BYTES)
     with running(name, kinds=KINDS, body=b"") as server, listening(server.port, count) as audience:
         time.sleep(0.5)  # until the last is known to all servers as one of them
@@ -174,14 +175,14 @@ def measure(name: str, count: int, seconds: float) -> tuple[float, float]:
         for _ in range(WARM_UP_ROUNDS):
             audience.send(frame)
             audience.receive(size)
-        before, deliveries = server.cpu_seconds(), 0
+        before, user_before, deliveries = server.cpu_seconds(), server.user_seconds(), 0
         began = time.monotonic()
         while (elapsed := time.monotonic() - began) < seconds:
             audience.send(frame)
             audience.receive(size)
             deliveries += count
-        used = server.cpu_seconds() - before
-    return deliveries / elapsed, used / deliveries * 1e6
+        used, user = server.cpu_seconds() - before, server.user_seconds() - user_before
+    return deliveries / elapsed, used / deliveries * 1e6, user / deliveries * 1e6
 
 
 def measure_stuck(server: Server, count: int, seconds: float, stuck: bool) -> list[str]:
@@ -217,7 +218,7 @@ def measure_stuck(server: Server, count: int, seconds: float, stuck: bool) -> li
 
 def compare(options: argparse.Namespace, count: int) -> list[list[str]]:
     """Rows of medians; ratios to `bare` are taken within a round."""
-    turns: dict[str, list[tuple[float, float]]] = {}
+    turns: dict[str, list[tuple[float, float, float]]] = {}
     names = list(options.servers)
     for _ in range(options.rounds):
         for name in list(names):
@@ -227,14 +228,15 @@ def compare(options: argparse.Namespace, count: int) -> list[list[str]]:
                 report_failure(f"{name}, {count} connections", error)
                 names.remove(name)
                 turns.pop(name, None)
-    least = [cpu for _, cpu in turns.get("bare", [])]
+    least = [cpu for _, cpu, _ in turns.get("bare", [])]
     rows = []
     for name, figures in turns.items():
-        costs = [cpu for _, cpu in figures]
+        costs = [cpu for _, cpu, _ in figures]
         ratios = [cost / low for cost, low in zip(costs, least, strict=bool(least))]
-        row = [name, str(count), f"{median(rate for rate, _ in figures):.0f}"]
+        row = [name, str(count), f"{median(rate for rate, _, _ in figures):.0f}"]
         row += [f"{1e6 / median(costs):.0f}"]
         row += [f"{median(costs):.2f}", f"{min(costs):.2f}-{max(costs):.2f}"]
+        row += [f"{median(user for _, _, user in figures):.2f}"]
         rows.append([*row, f"{median(ratios):.2f}" if ratios else "-"])
     return rows
 
@@ -280,7 +282,7 @@ def main() -> None:
         head = ["who reads", "connections", "median ms", "p99 ms", "MiB to fill", "MiB then"]
     else:
         head = ["server", "connections", "deliveries/s", "a CPU second"]
-        head += ["CPU us each", "of the rounds", "x bare"]
+        head += ["CPU us each", "of the rounds", "user", "x bare"]
     print(format_table(head, rows))
 
 

@@ -210,6 +210,10 @@ class Server:
         fields = [read_stat(pid) for pid in self.list_pids()]
         return sum(int(f[11]) + int(f[12]) for f in fields) / TICKS_PER_SECOND
 
+    def user_seconds(self) -> float:
+        """User time alone: what the kernel did for them is not in it."""
+        return sum(int(read_stat(pid)[11]) for pid in self.list_pids()) / TICKS_PER_SECOND
+
     def count_sockets(self, pid: int) -> int:
         """Descriptors of one of its processes that are sockets."""
         links = Path(f"/proc/{pid}/fd").iterdir()
