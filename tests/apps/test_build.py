@@ -217,6 +217,21 @@ def test_apps_of_ours_run_on_the_loop_unless_said():
     assert isinstance(build(function, threads=2).call, ThreadedApp)
 
 
+def test_entry_is_the_method_of_an_app_that_is_an_object():
+    """Python calls it for less; what is no object of a class of Python's is called itself."""
+
+    class App:
+        def __call__(self, env: dict[str, Any]) -> Any:
+            return RESPONSE
+
+    made = App()
+    assert build(made).entry == made.__call__
+    assert build(made).entry({}) == RESPONSE
+    assert build(function).entry is function
+    bound = build(function, threads=2)
+    assert bound.entry == bound.call.__call__
+
+
 def test_interface_says_what_the_object_does_not():
     """As with the *args of wsgiref.validate."""
     application = build(validator(wsgi), interface="wsgi", threads=0)
