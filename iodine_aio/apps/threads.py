@@ -304,10 +304,9 @@ def _settle(reply: Reply, result: Any) -> None:
     if type(result) is not tuple and inspect.isawaitable(result) and not reply.done():
         asyncio.ensure_future(result).add_done_callback(lambda task: _copy(task, reply))
     elif not reply.settle(result):
-        # The client went away while the app was at work: nobody reads the body.
-        body: Any = result[2] if isinstance(result, (tuple, list)) and len(result) == 3 else None
-        if hasattr(body, "close"):
-            body.close()
+        # The client went away while the app was at work: nobody reads the body, nor awaits a
+        # coroutine.
+        close_iterable(result[2] if isinstance(result, (tuple, list)) and result[2:] else result)
 
 
 def _copy(task: "asyncio.Future[Any]", reply: Reply) -> None:

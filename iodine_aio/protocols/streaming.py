@@ -1,6 +1,7 @@
 """A body that is a callable: it is handed a stream, and writes when it likes."""
 
 import asyncio
+import inspect
 import threading
 from collections.abc import Awaitable, Callable
 from time import monotonic
@@ -130,7 +131,10 @@ class StreamSender(TaskSender):
         if isinstance(result, (Reply, asyncio.Future)):
             result.add_done_callback(self._followed)
         elif result is not None and hasattr(result, "__await__"):
-            self._task = self._outlet.service.start_task(self._follow(result))
+            self._task = task = self._outlet.service.start_task(self._follow(result))
+            if inspect.iscoroutine(result) and not task.done():
+                # Cancelled before its first step, the task would never have awaited it.
+                task.add_done_callback(lambda _: result.close())
         elif not self._lasting:
             self.close()
 

@@ -1,6 +1,7 @@
 """A blocking app on the pool, served over a real socket."""
 
 import asyncio
+import inspect
 import threading
 from collections.abc import Iterator
 from contextvars import ContextVar
@@ -432,6 +433,34 @@ async def test_request_whose_client_has_gone_is_not_begun():
         status, _, _ = await read_response(first)
 
     assert (status, seen) == (200, ["/first"])
+
+
+async def test_coroutine_that_comes_when_its_client_has_gone_is_closed():
+    """Python would say of it that it was never awaited."""
+    go = threading.Event()
+    called: list[None] = []
+    made: list[Any] = []
+
+    async def later() -> Any:
+        return 200, {}, ""
+
+    def app(env: dict[str, Any]) -> Any:
+        called.append(None)
+        assert go.wait(10)
+        made.append(later())
+        return made[0]
+
+    async with iodine_aio.serve(app, port=0, threads=1) as server:
+        async with connect(server) as (_, gone):
+            gone.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            while not called:
+                await asyncio.sleep(0)
+            reset(gone)
+            while server.connections:
+                await asyncio.sleep(0)
+        go.set()
+        while not made or inspect.getcoroutinestate(made[0]) != inspect.CORO_CLOSED:
+            await asyncio.sleep(0)
 
 
 class Waiting:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import http.client
+import inspect
 import io
 import os
 import socket
@@ -1182,3 +1183,25 @@ def test_async_app_that_exits_is_answered_by_500(run: Run):
         return answer
 
     assert run(asyncio.wait_for(main(), 20)).startswith(b"HTTP/1.1 500 ")
+
+
+async def test_stream_that_is_cut_before_its_first_step_leaves_no_coroutine_behind():
+    """Python would say of it that it was never awaited."""
+    made: list[Any] = []
+
+    async def write(stream: Any) -> None:
+        stream.write(b"never")
+
+    def begin(stream: Any) -> Any:
+        made.append(write(stream))
+        next(iter(server.connections)).abort()
+        return made[0]
+
+    async with (
+        serve(lambda env: (200, {}, begin), port=0) as server,
+        connect(server) as (reader, writer),
+    ):
+        writer.write(GET)
+        await reader.read()
+        while inspect.getcoroutinestate(made[0]) != inspect.CORO_CLOSED:
+            await asyncio.sleep(0)
