@@ -33,7 +33,8 @@ class HeadParser:
     """Parses heads, one whole head at a time; also what httptools calls back.
 
     The parser of httptools is made anew, unless the last head left it as new: it was a
-    whole HTTP/1.1 message without a Connection field. Not to be shared between threads.
+    whole HTTP/1.1 message without a field that may end the connection. Not to be shared
+    between threads.
 
     Attributes:
         fields: those of the last head, names and values as received.
@@ -83,7 +84,12 @@ class HeadParser:
         if not self._complete:
             raise ProtocolError("malformed head", status=400)
         env = build_env(template, said, authority, fields)
-        if self._whole and "HTTP_CONNECTION" not in env and env["SERVER_PROTOCOL"] == "HTTP/1.1":
+        if (
+            self._whole
+            and env["SERVER_PROTOCOL"] == "HTTP/1.1"
+            and "HTTP_CONNECTION" not in env
+            and "HTTP_PROXY_CONNECTION" not in env  # which llhttp takes for the same
+        ):
             self._parser = parser
         return env
 

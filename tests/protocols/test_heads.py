@@ -112,3 +112,30 @@ def test_what_is_kept_is_bounded(reads):
         reads.clear()
 
     assert grown < 3 * 2**20
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        b"Connection: close",
+        b"Connection: keep-alive",
+        b"Proxy-Connection: close",
+        b"Proxy-Connection: keep-alive",
+        b"Connection: upgrade\r\nUpgrade: websocket",
+        b"Upgrade: websocket",
+        b"Content-Length: 0",
+        b"Content-Length: 5",
+        b"Transfer-Encoding: chunked",
+        b"Expect: 100-continue",
+        b"Keep-Alive: 5",
+        b"TE: trailers",
+    ],
+)
+@pytest.mark.parametrize("version", [b"HTTP/1.0", b"HTTP/1.1"])
+def test_no_field_of_one_request_changes_how_the_next_one_is_read(field, version):
+    """The next one is somebody else's: one parser reads them all."""
+    parser = HeadParser()
+    env = parse(HeadParser(), b"GET /next HTTP/1.1", b"X: 1")
+    for method in (b"GET", b"POST", b"HEAD", b"OPTIONS"):
+        parse(parser, method + b" / " + version, field)
+        assert parse(parser, b"GET /next HTTP/1.1", b"X: 1") == env
