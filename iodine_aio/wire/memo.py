@@ -29,17 +29,22 @@ class HeadMemo:
             Exception: as `make` does.
         """
         kind = type(headers)
-        if kind is not list and kind is not dict:  # perhaps an iterator, to be read once
+        if kind is tuple:
+            pairs = headers
+        elif kind is list:
+            pairs = tuple(headers)
+        elif kind is dict:
+            pairs = tuple(headers.items())
+        else:  # perhaps an iterator, to be read once
             return self._make(status, headers)
         # The types, too: 200.0, which is no status, equals 200.
-        pairs = tuple(headers if kind is list else headers.items())
         key = (kind, type(status), status, pairs)
         try:
             head = self._kept.get(key)
         except TypeError:  # it has a list in it, which may change
             return self._make(status, headers)
         if head is None:
-            head = self._make(status, headers)
+            head = self._make(status, kind(pairs))  # of what the key has, whoever changes it
             # A callable in it would be kept, too, with all that it refers to.
             if head.directives is NO_DIRECTIVES and len(head.block) <= MAX_BLOCK:
                 if len(self._kept) >= MAX_KEPT:

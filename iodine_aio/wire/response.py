@@ -188,7 +188,7 @@ def make_head(status: object, headers: Headers) -> ResponseHead:
     head = ResponseHead(status)
     lines: list[str] = []
     pairs: Iterable[tuple[Any, Any]]
-    if type(headers) is list:  # the usual kind, found without asking an abstract class
+    if type(headers) is list or type(headers) is tuple:  # without asking an abstract class
         pairs = headers
     else:
         pairs = headers.items() if isinstance(headers, Mapping) else headers
@@ -197,6 +197,8 @@ def make_head(status: object, headers: Headers) -> ResponseHead:
             kind = _KNOWN.get(name)
             if kind is None:
                 kind = _classify(name)
+            if type(name) is not str:
+                name = _text_of(name)
             if kind:
                 if (
                     kind == _CONTENT_LENGTH
@@ -267,11 +269,16 @@ def _classify(name: object) -> int:
     return _KINDS.get(name.lower(), _ORDINARY)
 
 
+def _text_of(text: str) -> str:
+    """What a str is equal to, whatever its class says of itself."""
+    return str.__str__(text)
+
+
 def _members(name: str, value: object) -> list[str]:
-    if isinstance(value, str):  # a subclass, such as a lazy or a safe string
-        return [str(value)]
+    if isinstance(value, str):  # a subclass, such as a safe string, or of an enumeration
+        return [_text_of(value)]
     if isinstance(value, (list, tuple)) and all(isinstance(member, str) for member in value):
-        return list(value)
+        return [_text_of(member) for member in value]
     raise ResponseError(f"header {name} is {value!r}, must be a str or a list of str")
 
 

@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from enum import Enum
 from http import HTTPStatus
 
 import pytest
@@ -131,3 +132,39 @@ def test_fields_of_bytes_and_of_text_are_not_mixed_up():
     assert memo.find(200, [(b"X", b"\xe9")]).block == "X: \xe9\r\n"
     with pytest.raises((AttributeError, TypeError, ValueError)):
         memo.find(200, {b"X": b"\xe9"})
+
+
+@pytest.mark.parametrize("kind", [dict, list])
+def test_headers_that_change_while_their_head_is_made_are_kept_as_they_were(kind):
+    """A thread of the app may write to what it has returned."""
+    headers = kind([("X", "1")])
+
+    def make(status, given):
+        headers.clear()
+        return make_head(status, given)
+
+    memo = HeadMemo(make)
+    assert memo.find(200, headers).block == "X: 1\r\n"
+    assert memo.find(200, kind([("X", "1")])).block == "X: 1\r\n"
+
+
+class Word(str, Enum):  # noqa: UP042 - a StrEnum would call itself what it equals
+    red = "red"
+    x = "X"
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize(
+    "said",
+    [
+        [[("X", "red")], [("X", Word.red)]],
+        [[("X", "red")], [(Word.x, "red")]],
+        [{"X": "red"}, {"X": Word.red}],
+        [{"X": ["red"]}, {"X": [Word.red]}],
+    ],
+)
+def test_text_is_sent_as_what_it_equals(said, first):
+    """An enumeration's member calls itself otherwise; both have one key."""
+    memo = HeadMemo(make_head)
+    for headers in (said[first], said[1 - first]):
+        assert memo.find(200, headers).block == make_head(200, headers).block == "X: red\r\n"
