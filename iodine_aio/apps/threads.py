@@ -124,8 +124,8 @@ class PlainDelivery(Delivery):
     __slots__ = ()
 
     def respond(self, app: Callable[[Env], Any], env: Env) -> None:
-        result = app(env)
-        body = result[2] if isinstance(result, (tuple, list)) and len(result) == 3 else None
+        result = _copy_response(app(env))
+        body = result[2] if type(result) is tuple and len(result) == 3 else None
         if (
             body is None
             or isinstance(body, _WHOLE)
@@ -282,6 +282,20 @@ class ThreadedBody:
             done.set_result(None)
         else:
             _fail(done, self._error)
+
+
+def _copy_response(result: Any) -> Any:
+    """What an app returned, apart from what it may use for its next response, too."""
+    if not isinstance(result, (tuple, list)) or len(result) != 3:
+        return result
+    status, headers, body = result
+    if type(headers) is dict or type(headers) is list:
+        headers = headers.copy()
+    if type(body) is list:
+        body = tuple(body)
+    elif type(body) is bytearray or type(body) is memoryview:
+        body = bytes(body)
+    return status, headers, body
 
 
 def _bytes_of(piece: Any) -> bytes:

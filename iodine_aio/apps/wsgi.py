@@ -170,7 +170,10 @@ class _Said:
 
 
 class WSGIDelivery(_Said, Delivery):
-    """A response that leaves its thread as soon as there is something of it."""
+    """A response that leaves its thread as soon as there is something of it.
+
+    What leaves is a copy: the app may have the lists in use again before they are read.
+    """
 
     __slots__ = ("_headers", "_status")
 
@@ -182,7 +185,9 @@ class WSGIDelivery(_Said, Delivery):
             if self._body is None and (whole := self._whole(iterable)) is not None:
                 if type(whole) is FileBody:
                     iterable = None  # closed by who sends it
-                self.send((self._status, self._headers, whole))
+                if type(whole) is list:
+                    whole = tuple(whole)
+                self.send((self._status, tuple(self._headers), whole))
                 return
             for piece in iterable:
                 if type(piece) is not bytes:
@@ -194,13 +199,13 @@ class WSGIDelivery(_Said, Delivery):
                     if announced is not None and len(piece) >= announced:
                         # "should stop iterating over the response when enough data has been
                         # sent" - PEP 3333: it leaves with its head, by one hop.
-                        self.send((self._said(), self._headers, piece))
+                        self.send((self._said(), tuple(self._headers), piece))
                         return
-                    self.stream(self._said(), self._headers).write(piece)
+                    self.stream(self._said(), tuple(self._headers)).write(piece)
                 else:
                     self._body.write(piece)
             if self._body is None:
-                self.send((self._said(), self._headers, b""))
+                self.send((self._said(), tuple(self._headers), b""))
             else:
                 self._body.finish()
         finally:
@@ -208,7 +213,7 @@ class WSGIDelivery(_Said, Delivery):
 
     def write(self, data: bytes) -> None:
         piece = _checked(data)
-        body = self._body or self.stream(self._said(), self._headers)
+        body = self._body or self.stream(self._said(), tuple(self._headers))
         if piece:
             body.write(piece)
 
