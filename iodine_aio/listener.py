@@ -50,7 +50,7 @@ class Listener:
         except BaseException:
             copy.close()
             raise
-        if self._closed:
+        if self._closed or self._server is not None:  # begun twice at once
             server.close()
             return
         self._server, self._copy = server, copy

@@ -47,6 +47,7 @@ class SharedListener:
         self._queue.register(sock, select.POLLIN)
         self._next: asyncio.Handle | None = None  # what it is about to do
         self._going_on: asyncio.Task[None] | None = None
+        self._paused = True  # by who it belongs to
         self._patience = _PATIENCE_SECONDS
         self._patient_until = 0.0
         self._turns: Turns = {}
@@ -57,16 +58,21 @@ class SharedListener:
         Raises:
             OSError: there is no descriptor for that.
         """
+        self._paused = False
         self._tally.room()  # from now on the others wait for this one
         await self._listener.accept()
+        if self._paused:
+            self._listener.pause()
 
     def pause(self) -> None:
         """Accepts nothing for now, whatever the others do."""
+        self._paused = True
         self._leave()
         self._listener.pause()
 
     def close(self) -> None:
         """Accepts nothing any more."""
+        self._paused = True
         self._leave()
         self._listener.close()
 
@@ -79,7 +85,12 @@ class SharedListener:
 
     def _make_protocol(self) -> asyncio.BaseProtocol:
         # This one is not counted yet.
-        if self._tally.room() <= 1 and self._next is None and not self._is_needed():
+        if (
+            not self._paused
+            and self._tally.room() <= 1
+            and self._next is None
+            and not self._is_needed()
+        ):
             # Soon: uvloop would lose the connection that it is about to accept.
             self._next = self._loop.call_soon(self._stop_accepting)
         return self._factory()
@@ -134,7 +145,11 @@ class SharedListener:
         self._going_on = self._loop.create_task(self._accept_again())
 
     async def _accept_again(self) -> None:
+        if self._paused:  # since it was meant to
+            return
         try:
             await self._listener.accept()
         except OSError:
             self._give_up()
+        if self._paused:
+            self._listener.pause()

@@ -240,3 +240,44 @@ async def test_lack_of_descriptors_is_told(monkeypatch: pytest.MonkeyPatch):
         await until(lambda: worker.given_up)
 
         assert worker.given_up == 1
+
+
+async def test_pause_is_not_undone_by_what_was_decided_before_it():
+    """As when descriptors are used up in the turn in which it meant to accept again."""
+    async with working(2) as ((first, second), _, clients):
+        second.listener.pause()
+        second.tally.room()  # it is waited for, all the same
+        others = set(range(20))
+        first.connections.update(others)  # type: ignore[arg-type]
+        clients.connect(1)
+        await until(lambda: len(first.connections) == len(others) + 1)
+        await until(lambda: first.listener._next is None)  # it only watches now
+        first.connections -= others  # type: ignore[arg-type]
+        go_on = first.listener._go_on
+
+        def go_on_and_pause() -> None:
+            go_on()
+            first.listener.pause()
+
+        first.listener._go_on = go_on_and_pause  # type: ignore[method-assign]
+        clients.connect(2)
+        await until(lambda: first.listener._going_on is not None)
+        assert first.listener._going_on is not None
+        await first.listener._going_on
+        await second.listener.accept()
+        await until(lambda: len(second.connections) == 2)
+
+        assert len(first.connections) == 1
+
+
+async def test_accepting_that_is_begun_twice_at_once_is_ended_by_one_pause():
+    async with working(2) as ((first, second), _, clients):
+        first.listener.pause()
+        second.listener.pause()
+        await asyncio.gather(first.listener.accept(), first.listener.accept())
+        first.listener.pause()
+        clients.connect(2)
+        await second.listener.accept()
+        await until(lambda: len(second.connections) == 2)
+
+        assert not first.connections
